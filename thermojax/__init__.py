@@ -1,0 +1,15 @@
+"""Differentiable simulation of the thermodynamics of learning, in JAX."""
+
+from thermojax.accumulators import dyadic, histogram, log_mean_exp, moments
+from thermojax.dynamics.kernel import Info, Kernel, Ledger
+from thermojax.dynamics.langevin import ghmc, hmc, langevin, mala, overdamped
+from thermojax.ensembles import EnsembleState, drive, init_ensemble, run
+from thermojax.estimators.estimate import Estimate, Flag, explain
+from thermojax.priors import gaussian_prior, prior
+from thermojax.system import Point, System, coupled, finite_sum, localized, reduced, system
+from thermojax.typing import (
+    ImproperEnsembleError,
+    NotReversibleError,
+    ShapeError,
+    UntrustedEstimate,
+)

@@ -1,0 +1,228 @@
+"""The contract of a bath, its ledger, and the streams of its random numbers.
+
+    init(theta, point)               -> state
+    step(key, state, point, params)  -> state, info     bath move: heat
+    drive(state, point)              -> state, ledger   control move: work
+
+One cycle is a control move at fixed theta, then a bath move at fixed control:
+
+    work W = U(theta; lam') - U(theta; lam)
+    heat Q = E(theta') - E(theta),   E = U + kinetic energy
+    protocol w = u(theta; point') - u(theta; point)                     nats
+    shadow     = Delta u + log q(theta'|theta) / q~(theta|theta')       nats
+    bath     q = Delta u - shadow                                       nats
+
+so that E_n - E_0 = sum W + sum Q and u_n - u_0 = sum w + sum shadow + sum q at any step
+size, where u includes the reduced kinetic energy of kernels with momenta. -q is the
+entropy handed to the bath.
+
+Every random number is a function of (base key, stream, step, walker, parameter).
+
+Source: specification of the core, sections 2.1, 2.11 and 6.2 (derived here); shadow work
+after Sivak, Chodera & Crooks 2013.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from thermojax.accumulators import Compensated, compensated_add, two_diff, two_sum
+from thermojax.system import Point, System
+from thermojax.typing import Array, ArrayLike, Key, PyTree
+
+__all__ = [
+    "Evaluation",
+    "Info",
+    "Kernel",
+    "KernelMeta",
+    "Ledger",
+    "Stream",
+    "balance",
+    "evaluate",
+    "ledger_total",
+    "zero_ledger",
+]
+
+
+class Stream(enum.IntEnum):
+    """Fixed tags of independent random streams."""
+
+    NOISE = 0
+    ACCEPT = 1
+    SWAP = 2
+    RESAMPLE = 3
+    BATCH = 4
+    INIT = 5
+    THERMOSTAT = 6
+    JITTER = 7
+    MOVES = 8
+
+
+class Ledger(NamedTuple):
+    """Energy (units of U) and nats exchanged by one move, or their sums over moves.
+
+    Attributes:
+        work: energy given by the control.
+        heat: energy taken from the bath.
+        protocol: reduced work of the control, nats.
+        shadow: reduced work of the discretisation, nats; 0 for metropolised kernels.
+        bath: nats taken from the bath; minus the entropy delivered to it.
+        energy_rounding: what work + heat lacks of the change of the rounded energies.
+        nats_rounding: what protocol + shadow + bath lacks of the change of u.
+    """
+
+    work: Array
+    heat: Array
+    protocol: Array
+    shadow: Array
+    bath: Array
+    energy_rounding: Array
+    nats_rounding: Array
+
+
+def zero_ledger(dtype: Any) -> Ledger:
+    """Nothing exchanged."""
+    zero = jnp.zeros((), dtype)
+    return Ledger(*([zero] * 7))
+
+
+def balance(after: Array, before: Array, *terms: Array) -> Array:
+    """Rounding left over: (after - before) - sum(terms), to second order in an ulp."""
+    hi, lo = two_diff(after, before)
+    for term in terms:
+        hi, error = two_sum(hi, -term)
+        lo = lo + error
+    return hi + lo
+
+
+def ledger_total(total: Ledger, move: Ledger) -> Ledger:
+    """Add one move to a ledger of `Compensated` sums; the roundings join heat and bath."""
+    work = compensated_add(total.work, move.work)
+    heat = compensated_add(compensated_add(total.heat, move.heat), move.energy_rounding)
+    bath = compensated_add(compensated_add(total.bath, move.bath), move.nats_rounding)
+    return total._replace(
+        work=work,
+        heat=heat,
+        protocol=compensated_add(total.protocol, move.protocol),
+        shadow=compensated_add(total.shadow, move.shadow),
+        bath=bath,
+    )
+
+
+def empty_total(dtype: Any) -> Ledger:
+    """A ledger of `Compensated` sums, all zero."""
+    return jax.tree.map(lambda z: Compensated(z, z), zero_ledger(dtype))
+
+
+class Info(NamedTuple):
+    """What one step says about itself.
+
+    Attributes:
+        ledger: exchanges of this step.
+        acceptance: min(1, exp(-shadow)), the Metropolis probability; an unadjusted kernel
+            reports the probability with which its move would have been accepted.
+        accepted: bool; always True for unadjusted kernels.
+        grad_norm2: |grad u|^2 at the new state, 0 where no gradient is cached.
+        flags: uint32 bit set of `Flag`.
+    """
+
+    ledger: Ledger
+    acceptance: Array
+    accepted: Array
+    grad_norm2: Array
+    flags: Array
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class KernelMeta:
+    """Static facts about a kernel.
+
+    Attributes:
+        name: word or method.
+        exact: the stationary law has no step-size bias.
+        order: order in the step of the bias of averages (0 for exact kernels).
+        reversible: a palindromic word: two-sided estimators and Metropolis tests apply.
+        momentum: the state carries momenta.
+        gradients_per_step: gradients of U per step.
+        target_acceptance: what step-size adaptation aims at.
+    """
+
+    name: str
+    exact: bool
+    order: int
+    reversible: bool
+    momentum: bool
+    gradients_per_step: int
+    target_acceptance: float
+
+
+class Kernel(NamedTuple):
+    """A bath: three pure functions, their numbers and their facts; a pytree.
+
+    Attributes:
+        init: `(theta, point, key=None) -> state`.
+        step: `(key, state, point, params) -> (state, info)`.
+        drive: `(state, point) -> (state, ledger)`.
+        params: arrays, traced: sweep, adapt or differentiate them.
+        meta: `KernelMeta`.
+        observe: `state -> state` whose position and energy are those to average over
+            (they differ from the state only for Leimkuhler-Matthews).
+        sample: `(key, point) -> theta`, exact draw from the base measure.
+    """
+
+    init: Callable
+    step: Callable
+    drive: Callable
+    params: PyTree
+    meta: KernelMeta
+    observe: Callable
+    sample: Callable
+
+
+class Evaluation(NamedTuple):
+    """Energy and base measure at one theta, kept apart so that beta may move freely."""
+
+    energy: Array
+    log_base: Array
+    energy_grad: PyTree
+    log_base_grad: PyTree
+
+
+def evaluate(sys: System, theta: PyTree, control: PyTree, *, grad: bool = True) -> Evaluation:
+    """U, log m and, with `grad`, their gradients by one value_and_grad each."""
+    if not grad:
+        return Evaluation(sys.energy(theta, control), sys.log_base(theta, control), (), ())
+    energy, energy_grad = jax.value_and_grad(sys.energy)(theta, control)
+    if sys.prior is None:
+        return Evaluation(energy, jnp.zeros_like(energy), energy_grad, ())
+    log_base, log_base_grad = jax.value_and_grad(sys.log_base)(theta, control)
+    return Evaluation(energy, log_base, energy_grad, log_base_grad)
+
+
+def reduced_grad(at: Evaluation, beta: ArrayLike) -> PyTree:
+    """grad u = beta grad U - grad log m."""
+    if absent(at.log_base_grad):
+        return jax.tree.map(lambda g: beta * g, at.energy_grad)
+    return jax.tree.map(lambda g, m: beta * g - m, at.energy_grad, at.log_base_grad)
+
+
+def absent(tree: PyTree) -> bool:
+    """True for `()`, the pytree that stands for what a state does not carry."""
+    return not jax.tree.leaves(tree)
+
+
+def stream(key: Key, tag: Stream) -> Key:
+    """The key of one random stream."""
+    return jax.random.fold_in(key, jnp.uint32(tag))
+
+
+def point_beta(point: Point, dtype: Any) -> Array:
+    """beta as an array of the kernel's dtype."""
+    return jnp.asarray(point.beta, dtype)

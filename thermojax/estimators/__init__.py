@@ -1,0 +1,1 @@
+"""Arrays in, `Estimate` out: read-outs that know no simulator."""

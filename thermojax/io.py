@@ -1,0 +1,329 @@
+"""Files of a run, and checkpoints: complete or absent, never half written.
+
+    runs/digits-001/
+        config.json      settings, seed, versions, device, command line
+        result.npz       every array
+        summary.json     every number with its standard error and flags; NaN is null
+        figures/*.png    pictures
+        report.html      one page
+        checkpoint/      state of the run, while it is needed
+
+Every file takes its name only when all of it is there, so that a process may be killed at
+any moment. `runfolder` does the same for the folder as a whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import zipfile
+from collections.abc import Generator, Iterable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import jax
+import numpy as np
+
+from thermojax.estimators.estimate import Flag
+from thermojax.typing import PyTree
+
+__all__ = [
+    "StoredResult",
+    "flag_names",
+    "load_checkpoint",
+    "read_result",
+    "save_checkpoint",
+    "write_bytes",
+    "write_config",
+    "write_result",
+    "writing",
+]
+
+CURVE = ("log_z", "free_energy", "internal_energy", "entropy", "heat_capacity")
+
+
+# Files
+
+
+@contextlib.contextmanager
+def writing(path: Path | str) -> Generator[BinaryIO]:
+    """Open a file for writing that takes its name only when all of it is on disk.
+
+    Args:
+        path: of the file; its folder is created if need be.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path | str, content: bytes | str) -> Path:
+    """Write a whole file; see `writing`."""
+    with writing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+    return Path(path)
+
+
+def _plain(value: Any) -> Any:
+    """JSON-able copy; numbers that are not finite become null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        value = np.asarray(value).tolist()
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(v) for v in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return str(value)
+
+
+def _write_json(path: Path, value: Any) -> Path:
+    text = json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False)
+    return write_bytes(path, text + "\n")
+
+
+# Settings and results
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def write_config(folder: Path, settings: Any, **more: Any) -> Path:
+    """config.json: all settings, seed, versions, device, and `more` (command line, times)."""
+    settings = _plain(settings)
+    devices = jax.devices()
+    content = {
+        **more,
+        "settings": settings,
+        "seed": settings.get("seed"),
+        "versions": {
+            "python": platform.python_version(),
+            **{
+                p: _version(p) for p in ("thermojax", "jax", "jaxlib", "numpy", "flax", "optax")
+            },
+        },
+        "device": {
+            "platform": devices[0].platform,
+            "kind": devices[0].device_kind,
+            "count": len(devices),
+            "system": platform.platform(terse=True),
+        },
+    }
+    return _write_json(Path(folder) / "config.json", content)
+
+
+class StoredResult(NamedTuple):
+    """What a run folder holds; `arrays`, `summary`, `texts` as the experiment gave them.
+
+    Attributes:
+        arrays: name -> array.
+        summary: JSON-able; NaN has become None.
+        texts: name -> text.
+        config: content of config.json, or {} without one.
+    """
+
+    arrays: dict[str, np.ndarray]
+    summary: dict[str, Any]
+    texts: dict[str, str]
+    config: dict[str, Any]
+
+
+def flag_names(flags: int) -> list[str]:
+    """Names of the raised flags.
+
+    Example:
+        >>> flag_names(3)
+        ['LOW_ESS', 'HEAVY_TAIL']
+    """
+    return [str(flag.name) for flag in Flag if int(flags) & flag]
+
+
+def _rows(arrays: Mapping[str, Any], beta: str, names: Iterable[str]) -> list[dict[str, Any]]:
+    """One record per temperature, each number with its standard error."""
+    betas = np.asarray(arrays.get(beta, ()), float)
+    rows: list[dict[str, Any]] = [
+        {"beta": b, "temperature": 1 / b if b > 0 else None} for b in betas.tolist()
+    ]
+    for name in names:
+        if name not in arrays:
+            continue
+        errors = arrays.get(f"{name}_stderr", np.full(np.shape(arrays[name]), np.nan))
+        for row, value, stderr in zip(rows, arrays[name], errors, strict=True):
+            row[name] = {"value": value, "stderr": stderr}
+    if beta == "beta" and "flags" in arrays:
+        for row, flags in zip(rows, np.asarray(arrays["flags"]).tolist(), strict=True):
+            row.update(flags=flags, reasons=flag_names(flags), trusted=flags == 0)
+    return rows
+
+
+def write_result(folder: Path, result: Any) -> tuple[Path, Path]:
+    """result.npz and summary.json of a result with `arrays`, `summary` and `texts`.
+
+    summary.json is the summary of the experiment plus `curve`, `prediction` and
+    `thermometers`: one record per temperature with value, stderr and flags of each number.
+    """
+    arrays = {name: np.asarray(value) for name, value in result.arrays.items()}
+    predictions = [
+        f"{part}_{name}"
+        for part in ("train", "test")
+        for name in ("accuracy", "rmse", "log_loss")
+    ]
+    tables = {
+        "curve": _rows(arrays, "beta", CURVE),
+        "prediction": _rows(arrays, "predict_beta", predictions),
+        "thermometers": _rows(
+            arrays, "thermo_beta", ("layer_configurational", "layer_kinetic")
+        ),
+    }
+    npz = Path(folder) / "result.npz"
+    with writing(npz) as file:
+        np.savez_compressed(file, **arrays)  # ty: ignore[invalid-argument-type]
+    content = {**result.summary, **tables, "texts": result.texts}
+    return npz, _write_json(Path(folder) / "summary.json", content)
+
+
+def read_result(folder: Path | str) -> StoredResult:
+    """Read a run folder back.
+
+    Raises:
+        FileNotFoundError: no such folder, or no result in it.
+        ValueError: a file in it is damaged.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder: give the folder of a finished run")
+    for name in ("result.npz", "summary.json"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder} holds no {name}: give the folder of a finished run"
+            )
+    path = folder / "result.npz"
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = dict(stored)
+        path = folder / "summary.json"
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        path = folder / "config.json"
+        config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path} is damaged: run the sweep again") from error
+    return StoredResult(arrays, summary, summary.pop("texts", None) or {}, config)
+
+
+# Checkpoints
+#
+# One npz file and not orbax: orbax refuses arrays of size zero and trees without leaves, and
+# casts silently where dtypes differ; both were tried.
+
+_STATE = "state.npz"
+
+
+def _is_key(leaf: Any) -> bool:
+    dtype = getattr(leaf, "dtype", None)
+    return dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+
+
+def _describe(leaf: Any) -> list[Any]:
+    """Dtype and shape; a plain Python number has its type for dtype."""
+    return [str(getattr(leaf, "dtype", type(leaf).__name__)), list(np.shape(leaf))]
+
+
+def _to_bytes(leaf: Any) -> np.ndarray:
+    """Contents as bytes, which any dtype survives (bfloat16 does not survive npz)."""
+    values = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    return np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
+
+
+def _from_bytes(stored: np.ndarray, like: Any, impl: str) -> Any:
+    """The leaf again, of the kind, shape, dtype and placement of `like`."""
+    content = stored.tobytes()
+    if isinstance(like, bool | int | float | complex):
+        return np.frombuffer(content, np.asarray(like).dtype)[0].item()
+    if isinstance(like, np.ndarray | np.generic):
+        return np.frombuffer(content, like.dtype).reshape(like.shape).copy()
+    data = jax.eval_shape(jax.random.key_data, like) if _is_key(like) else like
+    with jax.enable_x64(True):  # or 64-bit values would be cut; of no effect outside
+        leaf = jax.device_put(np.frombuffer(content, data.dtype).reshape(data.shape))
+        if _is_key(like):
+            leaf = jax.random.wrap_key_data(leaf, impl=impl)
+        return jax.device_put(leaf, getattr(like, "sharding", None))
+
+
+def save_checkpoint(folder: Path | str, tree: PyTree) -> Path:
+    """Store a pytree of arrays, typed keys and plain numbers, bit for bit.
+
+    The previous checkpoint in `folder` is replaced only when this one is complete.
+
+    Args:
+        folder: for one checkpoint; created if need be.
+        tree: any pytree of arrays, typed keys and plain numbers.
+    """
+    named = jax.tree_util.tree_leaves_with_path(tree)
+    index = [
+        [
+            [jax.tree_util.keystr(path), *_describe(leaf)],
+            str(jax.random.key_impl(leaf)) if _is_key(leaf) else "",
+        ]
+        for path, leaf in named
+    ]
+    with writing(Path(folder) / _STATE) as file:
+        leaves = {f"leaf_{i}": _to_bytes(leaf) for i, (_, leaf) in enumerate(named)}
+        np.savez(file, index=np.array(json.dumps(index)), **leaves)  # ty: ignore[invalid-argument-type]
+    return Path(folder)
+
+
+def load_checkpoint(folder: Path | str, like: PyTree) -> PyTree:
+    """Read a checkpoint back.
+
+    Args:
+        folder: as given to `save_checkpoint`.
+        like: pytree (arrays, or shapes from `jax.eval_shape`) with the structure, shapes
+            and dtypes expected; arrays also say on which devices the leaves go.
+
+    Raises:
+        FileNotFoundError: none there.
+        ValueError: stored and expected leaves differ; the message names the first.
+    """
+    path = Path(folder) / _STATE
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no checkpoint ({_STATE})")
+    named = jax.tree_util.tree_leaves_with_path(like)
+    with np.load(path, allow_pickle=False) as stored:
+        index = json.loads(str(stored["index"]))
+        for (have, _), (where, leaf) in zip(index, named, strict=False):
+            want = [jax.tree_util.keystr(where), *_describe(leaf)]
+            if have != want:
+                raise ValueError(
+                    f"checkpoint {path}: leaf {have[0]} is {have[1]}{have[2]}, "
+                    f"expected {want[0]} to be {want[1]}{want[2]}"
+                )
+        if len(index) != len(named):
+            raise ValueError(
+                f"checkpoint {path} has {len(index)} leaves, expected {len(named)}"
+            )
+        leaves = [
+            _from_bytes(stored[f"leaf_{i}"], leaf, index[i][1])
+            for i, (_, leaf) in enumerate(named)
+        ]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
