@@ -13,3 +13,16 @@ from thermojax.typing import (
     ShapeError,
     UntrustedEstimate,
 )
+from thermojax.estimators.free_energy import bar, thermodynamic_integration
+from thermojax.partition import (
+    Curve,
+    curve,
+    differentiable_log_z,
+    entropy,
+    free_energy,
+    heat_capacity,
+    internal_energy,
+    log_partition,
+)
+from thermojax.propriety import check_normalizable
+from thermojax.smc import SMC

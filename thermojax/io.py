@@ -127,7 +127,7 @@ def write_config(folder: Path, settings: Any, **more: Any) -> Path:
             "platform": devices[0].platform,
             "kind": devices[0].device_kind,
             "count": len(devices),
-            "system": platform.platform(terse=True),
+            "system": f"{platform.system()} {platform.machine()}",
         },
     }
     return _write_json(Path(folder) / "config.json", content)

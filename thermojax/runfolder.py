@@ -26,11 +26,13 @@ class RunFolder:
         out: folder of the finished run.
         partial: folder of the run under way.
         overwrite: whether `out` and `partial` may be replaced.
+        missing: folders above them that did not exist, innermost first.
     """
 
     out: Path
     partial: Path
     overwrite: bool = False
+    missing: tuple[Path, ...] = ()
 
     @property
     def checkpoint(self) -> Path:
@@ -65,10 +67,11 @@ class RunFolder:
         return self.out
 
     def discard(self) -> None:
-        """Remove `partial`, and the folder around it if that is left empty."""
+        """Remove `partial`, and the folders above it that were made for it."""
         shutil.rmtree(self.partial, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            self.partial.parent.rmdir()
+        with contextlib.suppress(OSError):  # not empty: somebody else uses it
+            for folder in self.missing:
+                folder.rmdir()
 
 
 def _taken(out: Path) -> bool:
@@ -106,7 +109,8 @@ def prepare(out: Path | str, overwrite: bool = False) -> RunFolder:
                 f"{folder} is no run folder (it has no config.json), so --overwrite leaves it "
                 "alone: choose another --out"
             )
-    return RunFolder(out, partial, overwrite)
+    missing = tuple(folder for folder in out.parents if not folder.exists())
+    return RunFolder(out, partial, overwrite, missing)
 
 
 def next_free(stem: Path) -> Path:

@@ -64,15 +64,25 @@ class _Arity:
         return self.fn(*args[: self.count])
 
 
-def _positional(fn: Callable, most: int) -> _Arity:
+def positional(fn: Callable, most: int) -> _Arity:
+    """Wrap `fn` so that it gets the arguments it asks for.
+
+    An argument counts if it has no default, or is called `control` or `data`; other
+    options of `fn` keep their defaults.
+    """
     try:
         parameters = inspect.signature(fn).parameters.values()
     except (TypeError, ValueError):
         return _Arity(fn, most)
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
-        return _Arity(fn, most)
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return _Arity(fn, min(most, sum(p.kind in positional for p in parameters)))
+    count = 0
+    for p in parameters:
+        if p.kind is p.VAR_POSITIONAL:
+            return _Arity(fn, most)
+        asked = p.default is p.empty or p.name in ("control", "data")
+        if not asked or p.kind not in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD):
+            break
+        count += 1
+    return _Arity(fn, min(most, count))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +181,8 @@ def _bind(measure: Prior | None, like: PyTree) -> Prior | None:
     return measure.bind(like)
 
 
-def _check_finite(data: PyTree) -> None:
+def check_finite(data: PyTree) -> None:
+    """Raise ValueError, naming leaf and index, if concrete data are not finite."""
     if not is_concrete(data):
         return
     for path, leaf in jax.tree_util.tree_leaves_with_path(data):
@@ -215,9 +226,9 @@ def system(
         >>> float(sys.energy(0.0))
         1.0
     """
-    _check_finite(data)
+    check_finite(data)
     return System(
-        energy_fn=_positional(energy, 3),
+        energy_fn=positional(energy, 3),
         batch_fn=None,
         remainder_fn=None,
         prior=_bind(prior, like),
@@ -259,11 +270,11 @@ def finite_sum(
         raise ValueError(
             f"every leaf of data needs the same leading axis of examples, got {sizes}"
         )
-    _check_finite(data)
+    check_finite(data)
     return System(
         energy_fn=None,
-        batch_fn=_PerExample(_positional(per_example, 3)),
-        remainder_fn=None if remainder is None else _positional(remainder, 2),
+        batch_fn=_PerExample(positional(per_example, 3)),
+        remainder_fn=None if remainder is None else positional(remainder, 2),
         prior=_bind(prior, like),
         reference=_bind(reference, like),
         data=data,

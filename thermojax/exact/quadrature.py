@@ -23,7 +23,7 @@ __all__ = ["combine", "gauss_panels", "integrate", "refine", "shrink"]
 
 Box = Sequence[tuple[float, float]]
 
-DEPTH = 50.0  # nats below the maximum at which the integrand is cut off
+DEPTH = 44.0  # nats below the maximum at which the integrand is cut off
 _ORDER = 16
 _MOST = {1: 2**13, 2: 2**7}  # panels per axis
 _COARSE = {1: 1025, 2: 97}  # nodes per axis while the box is sought
@@ -59,32 +59,39 @@ def combine(log_weight: np.ndarray, mean, variance=0.0) -> Moments:
     return Moments(top + float(np.log(total)), average, spread)
 
 
+def _dips(depth: np.ndarray) -> np.ndarray:
+    """How far below a node its surroundings may reach: the larger step to a neighbour,
+    where the node is lowest along an axis; zero on a slope."""
+    total = np.zeros_like(depth)
+    for axis in range(depth.ndim):
+        step = np.diff(depth, axis=axis)
+        edge = np.zeros_like(np.take(depth, [0], axis=axis))
+        ahead = np.concatenate([step, edge], axis=axis)
+        behind = np.concatenate([edge, -step], axis=axis)
+        lowest = (ahead >= 0) & (behind >= 0)
+        total += np.where(lowest, np.maximum(ahead, behind), 0.0)
+    return total
+
+
 def shrink(integrand: Callable, box: Box) -> list[tuple[float, float]]:
     """The part of `box` in which the integrand is within DEPTH nats of its maximum.
 
-    A node is dropped only if its value, improved by its largest step to a neighbour,
-    stays below the cut, so that narrow modes between nodes are kept.
+    A node is dropped only if it stays below the cut with the benefit of a possible mode
+    between it and its neighbours, so that narrow modes are kept.
     """
     box = [(float(low), float(high)) for low, high in box]
     count = _COARSE[len(box)]
     for _ in range(60):
         axes = [np.linspace(low, high, count) for low, high in box]
         depth = -np.asarray(integrand(*np.ix_(*axes))[0])
-        lower = np.array(depth)
-        for axis in range(depth.ndim):
-            step = np.abs(np.diff(depth, axis=axis))
-            pad = [(0, 0)] * depth.ndim
-            for side in ((1, 0), (0, 1)):
-                pad[axis] = side
-                np.minimum(lower, depth - np.pad(step, pad), out=lower)
-        keep = lower < depth.min() + DEPTH
+        keep = depth - _dips(depth) < depth.min() + DEPTH
         found, shrunk = [], False
         for axis, nodes in enumerate(axes):
             others = tuple(i for i in range(depth.ndim) if i != axis)
             inside = np.flatnonzero(keep.any(axis=others))
             first, last = max(inside[0] - 1, 0), min(inside[-1] + 1, count - 1)
             shrunk |= last - first < 0.9 * (count - 1)
-            found.append((nodes[first], nodes[last]))
+            found.append((float(nodes[first]), float(nodes[last])))
         box = found
         if not shrunk:
             break
@@ -100,7 +107,7 @@ def _agree(new: Moments, old: Moments, tol: float) -> bool:
     )
 
 
-def refine(estimate: Callable[[int], Moments], most: int, *, tol: float = 1e-10) -> Moments:
+def refine(estimate: Callable[[int], Moments], most: int, *, tol: float = 1e-9) -> Moments:
     """`estimate(panels)` with panels doubled until two answers agree to `tol`.
 
     Raises:
@@ -120,7 +127,7 @@ def refine(estimate: Callable[[int], Moments], most: int, *, tol: float = 1e-10)
 
 
 def integrate(
-    integrand: Callable, box: Box, *, split: bool = False, tol: float = 1e-10
+    integrand: Callable, box: Box, *, split: bool = False, tol: float = 1e-9
 ) -> Moments:
     """Moments of U over a box in one or two dimensions.
 

@@ -54,7 +54,17 @@ def normal_reference(mean, covariance) -> CustomPrior:
 def _student_log_density(theta, control, params):
     df, scale, log_norm = params
     power = (df + theta.size) / 2
-    return -power * jnp.log1p(jnp.sum((theta / scale) ** 2) / df) - log_norm
+    ratio = theta / scale.astype(theta.dtype)
+    return -power * jnp.log1p(jnp.sum(ratio**2) / df) - log_norm
+
+
+def _student_sample(key, control, params):
+    df, scale, _ = params
+    key_normal, key_gamma = jax.random.split(key)
+    unit = jax.random.normal(key_normal, scale.shape, scale.dtype)
+    log_gamma = jax.random.loggamma(key_gamma, df / 2, dtype=scale.dtype)
+    log_gamma = jnp.maximum(log_gamma, _LEAST_LOG_GAMMA)
+    return scale * unit * jnp.exp(0.5 * (jnp.log(df / 2) - log_gamma))
 
 
 def student_reference(dim: int, df: float, scale: float) -> CustomPrior:
@@ -70,13 +80,5 @@ def student_reference(dim: int, df: float, scale: float) -> CustomPrior:
         + dim * math.log(scale)
     )
 
-    def sample(key, control, params):
-        df, scale, _ = params
-        key_normal, key_gamma = jax.random.split(key)
-        unit = jax.random.normal(key_normal, (dim,))
-        log_gamma = jax.random.loggamma(key_gamma, df / 2, dtype=unit.dtype)
-        log_gamma = jnp.maximum(log_gamma, _LEAST_LOG_GAMMA)
-        return scale * unit * jnp.exp(0.5 * (jnp.log(df / 2) - log_gamma))
-
-    params = (float(df), float(scale), log_norm)
-    return prior(_student_log_density, sample, like=jnp.zeros(dim), params=params)
+    params = (float(df), jnp.full(dim, float(scale)), log_norm)
+    return prior(_student_log_density, _student_sample, like=jnp.zeros(dim), params=params)

@@ -1,0 +1,583 @@
+"""Partition functions with a verdict, and everything that follows from log Z.
+
+    d log Z / d beta = -<U>        F = -T log Z        S = beta <U> + log Z
+    d log Z / d lam = -beta <dU/dlam> + <d log m/dlam>  C = beta^2 Var U
+
+With a normalised prior log Z(0) = 0, log Z(1) of a negative log likelihood is the log
+evidence (up to the likelihood's own normaliser), and S = -KL(p || m) <= 0.
+
+Source: specification of the core, sections 3.1-3.5 and 5.2 (derived here).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import logsumexp
+
+from thermojax import smc as tempering
+from thermojax.dynamics.kernel import Stream, stream
+from thermojax.estimators.estimate import Estimate, Flag, raise_flags
+from thermojax.estimators.free_energy import bar, thermodynamic_integration
+from thermojax.estimators.mixture import (
+    MixtureMoments,
+    jackknife,
+    mixture_moments,
+    pooled_thermodynamics,
+    t_factor,
+)
+from thermojax.propriety import check_normalizable
+from thermojax.progress import reporter
+from thermojax.smc import SMC, Path, Population, Trace
+from thermojax.system import Point, System, reduced
+from thermojax.typing import Array, ArrayLike, ImproperEnsembleError, Key, PyTree, is_concrete
+
+__all__ = [
+    "Curve",
+    "PartitionParts",
+    "curve",
+    "differentiable_log_z",
+    "entropy",
+    "free_energy",
+    "heat_capacity",
+    "internal_energy",
+    "log_partition",
+]
+
+
+class PartitionParts(NamedTuple):
+    """What `log_partition` hands on to its read-outs.
+
+    Attributes:
+        point: the target.
+        samples: theta [R * n, ...] at the target.
+        log_weights: [R * n] log weights of the samples (runs weigh as their Z).
+        runs_log_z: [R] log Z of each population.
+        trace: `Trace` of each population, leading axis [R].
+        rungs: [R] int32 rungs used.
+        log_mass: log mass of the measure where the path starts.
+        on_prior: bool, the path is pure tempering of the prior.
+        readouts: log Z by "smc", "bar" and "ti" on the same particles.
+        n_gradients: gradients of U spent, all populations.
+    """
+
+    point: Point
+    samples: PyTree
+    log_weights: Array
+    runs_log_z: Array
+    trace: Trace
+    rungs: Array
+    log_mass: Array
+    on_prior: Array
+    readouts: dict[str, Array]
+    n_gradients: Array
+
+
+def log_partition(
+    sys: System,
+    point: Point,
+    key: Key,
+    *,
+    method: str | SMC = "smc",
+    reference: Any = None,
+    check: bool = True,
+    observe: Callable | None = None,
+    progress: bool | Callable[[int, int], None] = False,
+) -> Estimate:
+    """log Z = log int m(theta) exp(-beta U(theta; control)) d theta, in nats.
+
+    Args:
+        sys: the system. Its base measure must be normalisable, or a reference given.
+        point: where; beta and control may be traced.
+        key: typed key.
+        method: "smc" or an `SMC(...)` with settings.
+        reference: normalised measure with a sampler from which the path starts
+            (`tj.gaussian_prior(3.0, like=theta)`), when the prior is absent or far away;
+            make it wider than the target.
+        check: test along rays that Z converges (outside jit only; Lebesgue measure only).
+        observe: `(sys, theta, point) -> pytree`, averaged over the particles of every
+            rung and kept in `parts.trace.observed`.
+        progress: show a bar over the path, or call `progress(done, total)`.
+
+    Returns:
+        `Estimate`: value = log of the mean Z over populations (unbiased in Z up to the
+        adaptation of the ladder); stderr from the spread between populations, widened to
+        Student's t and never below what the genealogy says; flags; `parts` as
+        `PartitionParts`. Works under jit and vmap; derivatives come from
+        `differentiable_log_z`, not from the sampler.
+
+    Raises:
+        ImproperEnsembleError: no normalisable base measure and no reference, or Z
+            diverges along a ray; the leaf is named.
+        ValueError: beta < 0, unknown method, unadjusted kernel.
+
+    Example:
+        >>> from thermojax import gaussian_prior, system
+        >>> sys = system(lambda x: 0.5 * x**2, prior=gaussian_prior(1.0), like=0.0)
+        >>> est = log_partition(
+        ...     sys, Point(1.0), jax.random.key(0), method=SMC(n=64, n_runs=4)
+        ... )
+        >>> bool(abs(est.value + 0.5 * jnp.log(2.0)) < 0.1)
+        True
+    """
+    settings = SMC() if method == "smc" else method
+    if not isinstance(settings, SMC):
+        raise ValueError(f"method={method!r} is unknown: use 'smc' or tj.SMC(...)")
+    concrete = is_concrete((sys, point, key))
+    _check_target(sys, point, key, reference, check and concrete)
+    path = tempering.prepare(settings, sys, point, reference, observe)
+    keys = jax.random.split(stream(key, Stream.SWAP), settings.n_runs)
+    if concrete:
+        populations = _climb_in_chunks(path, keys, progress)
+        return _read_jit(path, populations)
+    return _read(path, _climb(path, _begin(path, keys), settings.max_rungs))
+
+
+def _check_target(sys, point, key, reference, check):
+    start = reference if reference is not None else (sys.reference or sys.prior)
+    if is_concrete(point.beta):
+        beta = np.asarray(point.beta)
+        if beta.ndim or not beta >= 0:
+            raise ValueError(f"beta={beta} must be one number >= 0: vmap for a sweep")
+    if start is None or start.log_mass is None:
+        raise ImproperEnsembleError(
+            "the base measure of this system is not normalisable, so no path to the target "
+            "has a known start: give prior=tj.gaussian_prior(scale), or "
+            "reference=tj.gaussian_prior(scale, like=theta) for Lebesgue measure, or ask for "
+            "differences between two controls" + _culprit(sys, point, key, check)
+        )
+    if start.template is None:
+        raise ValueError(
+            "the shape of theta is unknown: say it with tj.system(..., like=theta) or "
+            "tj.gaussian_prior(scale, like=theta)"
+        )
+    if check and (sys.prior is None or sys.prior.log_mass is None):
+        check_normalizable(sys, point, key, template=start.template)
+
+
+def _culprit(sys, point, key, check):
+    """Name the leaf along which Z diverges, where the shape of theta is known."""
+    if not check or sys.template is None:
+        return ""
+    try:
+        check_normalizable(sys, point, key, template=sys.template)
+    except ImproperEnsembleError as error:
+        return f" ({error})"
+    return ""
+
+
+def _each_run(path: Path, fn: Callable, tree: PyTree) -> PyTree:
+    """One population after the other where they run walker by walker, else together."""
+    if path.config.tile == 1:
+        return jax.lax.map(fn, tree)
+    return jax.vmap(fn)(tree)
+
+
+def _begin(path: Path, keys: Key) -> Population:
+    return _each_run(path, lambda k: tempering.start(path, k), keys)
+
+
+def _climb(path: Path, populations: Population, until: ArrayLike) -> Population:
+    return _each_run(path, lambda p: tempering.advance(path, p, until), populations)
+
+
+_begin_jit = jax.jit(_begin)
+_climb_jit = jax.jit(_climb)
+
+
+def _climb_in_chunks(path: Path, keys: Key, progress: Any, rungs: int = 8) -> Population:
+    """All populations to the end of the path, `rungs` at a time; the same numbers."""
+    populations = _begin_jit(path, keys)
+    most, until, shown = path.config.smc.max_rungs, 0, 0
+    if progress is False:
+        return _climb_jit(path, populations, jnp.int32(most))
+    with reporter(progress, 1000, "path") as report:
+        while until < most:
+            until = min(until + rungs, most)
+            populations = _climb_jit(path, populations, jnp.int32(until))
+            done = int(1000 * path_progress(populations))
+            report(done - shown)
+            shown = done
+            if done == 1000:
+                break
+    return populations
+
+
+def path_progress(populations: Population) -> float:
+    """Fraction of the ladder done, by the logarithm of the path parameter."""
+    trace, rung = populations.trace, np.asarray(populations.rung)
+    lam = np.asarray(trace.lam)[np.arange(len(rung)), rung]
+    first = np.asarray(trace.lam)[:, 1]
+    if np.all(lam >= 1):
+        return 1.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        each = np.where(lam >= 1, 1.0, 1 - np.log(lam) / np.log(first))
+    return float(np.clip(np.nanmean(each), 0.0, 0.999))
+
+
+def _read(path: Path, populations: Population) -> Estimate:
+    """Combine the populations into one estimate with its verdict."""
+    smc, sys = path.config.smc, path.system
+    runs = smc.n_runs
+    trace, rungs = populations.trace, populations.rung
+    log_z = jnp.take_along_axis(trace.log_z, rungs[:, None], axis=1)[:, 0]
+    value = logsumexp(log_z) - jnp.log(runs)
+    between = jnp.var(log_z, ddof=1) if runs > 1 else jnp.zeros(())
+    within, roots = jax.vmap(lambda p: _genealogy(p, smc.n))(populations)
+    within = jnp.mean(within)
+    spread = jnp.maximum(t_factor(runs) ** 2 * between, within)
+    on = jnp.arange(smc.max_rungs + 1)[None, :] <= rungs[:, None]
+    readouts, budget = _readouts(trace, on, log_z)
+    measure = _start_measure(path)
+    log_mass = jnp.asarray(measure.log_mass, value.dtype)
+    stderr = jnp.sqrt(spread / runs)
+    flags = _verdict(path, populations, log_z, stderr, within, roots, on, readouts, budget)
+    looks = jnp.sum(jnp.where(on, trace.looks, 0))
+    parts = PartitionParts(
+        point=path.point,
+        samples=jax.tree.map(_merge_runs, populations.walkers.position),
+        log_weights=jnp.repeat(log_z - logsumexp(log_z) - jnp.log(smc.n), smc.n),
+        runs_log_z=log_z + log_mass,
+        trace=trace,
+        rungs=rungs,
+        log_mass=log_mass,
+        on_prior=jnp.asarray(not path.config.store_energy),
+        readouts={k: v + log_mass for k, v in readouts.items()},
+        n_gradients=looks * smc.n * smc.moves * path.kernel.meta.gradients_per_step,
+    )
+    weights = jnp.exp(log_z - logsumexp(log_z))
+    n_eff = jnp.sum(roots) / runs / jnp.sum(weights**2)
+    within_stderr = jnp.sqrt(within / runs)
+    return Estimate(value + log_mass, stderr, within_stderr, n_eff, flags, parts)
+
+
+_read_jit = jax.jit(_read)
+
+
+def _merge_runs(x: Array) -> Array:
+    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+
+
+def _start_measure(path: Path) -> Any:
+    prior = path.kernel.sample.args[0].prior
+    return prior.measure
+
+
+def _genealogy(pop: Population, n: int) -> tuple[Array, Array]:
+    """Relative variance of Z-hat by first ancestors, and the number that survive."""
+    offspring = jnp.zeros(n).at[pop.ancestor].add(1.0) / n
+    used = jnp.arange(pop.trace.naive.shape[0]) <= pop.rung
+    naive = jnp.sum(jnp.where(used, pop.trace.naive, 0.0)) / n
+    drift = jnp.sum(jnp.where(used, pop.trace.drift, 0.0))
+    variance = jnp.sum(offspring**2) - 1 / n - drift
+    return jnp.maximum(variance, naive), 1 / jnp.sum(offspring**2)
+
+
+def _readouts(trace: Trace, on: Array, log_z: Array) -> tuple[dict[str, Array], Array]:
+    """log Z of all runs by BAR and by Hermite TI, beside SMC's; and TI's budget."""
+
+    def one(lam, value, used):
+        finite = jnp.isfinite(value) & used[:, None]
+        v = jnp.where(finite, value, 0.0)
+        d = jnp.diff(lam)
+
+        def pair(d, first, second, good_first, good_second):
+            return bar(d * first, -d * second, mask_f=good_first, mask_r=good_second)
+
+        edges = jax.vmap(pair)(d, v[:-1], v[1:], finite[:-1], finite[1:])
+        by_bar = -jnp.sum(jnp.where(used[1:], edges.value, 0.0))
+        overlap = jnp.min(jnp.where(used[1:], edges.parts["overlap"], jnp.inf))
+        count = jnp.maximum(jnp.sum(finite, axis=1), 1)
+        mean = jnp.sum(v, axis=1) / count
+        centred = jnp.where(finite, v - mean[:, None], 0.0)
+        variance = jnp.sum(centred**2, axis=1) / count
+        padded = jnp.where(used, lam, 1.0)
+        ti = thermodynamic_integration(padded, mean, variance)
+        return by_bar, ti.value, ti.parts["budget"], overlap
+
+    by_bar, ti, budget, overlap = jax.vmap(one)(trace.lam, trace.value, on)
+    pool = lambda x: logsumexp(x) - jnp.log(x.shape[0])
+    readouts = {"smc": pool(log_z), "bar": pool(by_bar), "ti": pool(ti)}
+    return readouts, (jnp.mean(budget), jnp.min(overlap))
+
+
+def _verdict(path, populations, log_z, stderr, within, roots, on, readouts, budget):
+    """The flags of section 3.4 that tempered SMC can raise."""
+    smc, trace = path.config.smc, populations.trace
+    runs = smc.n_runs
+    between = jnp.var(log_z, ddof=1) if runs > 1 else jnp.zeros(())
+    ti_budget, overlap = budget
+    gap_bar = jnp.abs(readouts["bar"] - readouts["smc"])
+    gap_ti = jnp.abs(readouts["ti"] - readouts["smc"])
+    later = on & (jnp.arange(on.shape[1]) > jnp.minimum(5, populations.rung[:, None] - 1))
+    acceptance = jnp.sum(jnp.where(later, trace.acceptance, 0.0)) / jnp.sum(later)
+    end = populations.walkers.energy
+    unfinished = jnp.take_along_axis(trace.lam, populations.rung[:, None], axis=1) < 1
+    energy = jnp.max(jnp.where(jnp.isfinite(end), jnp.abs(end), 0.0))
+    ulp = jnp.finfo(end.dtype).eps * energy
+    return raise_flags(
+        (Flag.FEW_RUNS, runs < 4),
+        (Flag.LADDER_UNFINISHED, unfinished),
+        (Flag.LOW_ESS, jnp.asarray(smc.n * smc.target * runs) < 50),
+        (Flag.FEW_ANCESTORS, (jnp.min(roots) < 10) | (within > 0.5)),
+        (
+            Flag.RUNS_DISAGREE,
+            (between > 1.0) | ((between > _disagreement(runs) * within) & (between > 1e-6)),
+        ),
+        (Flag.NOT_MIXED, jnp.where(on, trace.correlation, 0.0) > 0.8),
+        (Flag.NOT_MIXED, _r_hat(end) > 1.05),
+        (Flag.POOR_OVERLAP, overlap < 0.03),
+        (Flag.BAD_ACCEPTANCE, (acceptance < 0.15) | (acceptance > 0.995)),
+        (
+            Flag.READOUTS_DISAGREE,
+            (gap_bar > 3 * stderr + 1e-4)
+            | (gap_ti > 3 * jnp.sqrt(stderr**2 + ti_budget**2) + 1e-4),
+        ),
+        (Flag.PHASE_COEXISTENCE, _coexistence(trace, on)),
+        (Flag.FLOAT_RESOLUTION, ulp > 0.01),
+        (Flag.NONFINITE, ~jnp.isfinite(log_z)),
+    )
+
+
+def _disagreement(runs: int) -> float:
+    """Ratio of between- to within-run variance that chance does not reach (about 1e-4).
+
+    The genealogical variance is itself up to twice too small, hence the 4.
+    """
+    return 4 * (1 + 6 / max(runs - 1, 1))
+
+
+def _r_hat(value: Array) -> Array:
+    """Potential scale reduction of V over runs [R, n]; 1 for one run."""
+    if value.shape[0] < 2:
+        return jnp.ones(())
+    inside = jnp.mean(jnp.var(value, axis=1, ddof=1))
+    outside = jnp.var(jnp.mean(value, axis=1), ddof=1)
+    return jnp.sqrt(1 + outside / jnp.where(inside > 0, inside, 1.0))
+
+
+def _coexistence(trace: Trace, on: Array, bins: int = 16) -> Array:
+    """Two energy peaks at some rung, each with a tenth of the walkers, dip > 2 nats."""
+
+    def one(value, used):
+        finite = jnp.isfinite(value)
+        low = jnp.quantile(jnp.where(finite, value, jnp.nanmax(value)), 0.01)
+        high = jnp.quantile(jnp.where(finite, value, jnp.nanmin(value)), 0.99)
+        width = jnp.where(high > low, high - low, 1.0)
+        place = jnp.clip(((value - low) / width * bins).astype(jnp.int32), 0, bins - 1)
+        counts = jnp.zeros(bins).at[place].add(finite)
+        left_mass, right_mass = jnp.cumsum(counts), jnp.cumsum(counts[::-1])[::-1]
+        left = jax.lax.cummax(counts)
+        right = jax.lax.cummax(counts, reverse=True)
+        dip = jnp.log((jnp.minimum(left, right) + 1) / (counts + 1))
+        heavy = jnp.minimum(left_mass, right_mass) > 0.1 * value.shape[0]
+        return jnp.any((dip > 2) & heavy) & used
+
+    return jnp.any(jax.vmap(jax.vmap(one))(trace.value, on))
+
+
+class Curve(NamedTuple):
+    """Thermodynamic functions over betas [B], each an `Estimate` with leading axis [B].
+
+    Attributes:
+        beta: [B] inverse temperatures.
+        log_z: log Z, nats.
+        free_energy: F = -log Z / beta, energy units.
+        internal_energy: <U>.
+        entropy: S = beta <U> + log Z, nats.
+        heat_capacity: C = beta^2 Var U.
+    """
+
+    beta: Array
+    log_z: Estimate
+    free_energy: Estimate
+    internal_energy: Estimate
+    entropy: Estimate
+    heat_capacity: Estimate
+
+
+def curve(est: Estimate, betas: ArrayLike) -> Curve:
+    """log Z, F, U, S and C at many temperatures from one `log_partition`.
+
+    The particles of all rungs are one mixture sample. For a path from the prior any beta
+    between 0 and the target's is covered; beyond it, or on a path from a reference, the
+    flag LOW_ESS says where the samples no longer reach.
+
+    Args:
+        est: result of `log_partition`.
+        betas: [B] inverse temperatures (a scalar is taken as one).
+
+    Returns:
+        `Curve`; errors by jackknife over populations.
+
+    Raises:
+        ValueError: a negative beta, or an estimate that carries no particles.
+    """
+    if not isinstance(est.parts, PartitionParts):
+        raise ValueError("curve needs the result of log_partition, which keeps its particles")
+    if is_concrete(betas) and not np.all(np.asarray(betas) >= 0):
+        raise ValueError(f"betas={np.asarray(betas)} must be >= 0")
+    return _curve(est, jnp.atleast_1d(jnp.asarray(betas, est.value.dtype)))
+
+
+@jax.jit
+def _curve(est: Estimate, betas: Array) -> Curve:
+    parts = est.parts
+    trace = parts.trace
+    on = jnp.arange(trace.lam.shape[1])[None, :] <= parts.rungs[:, None]
+    target = jnp.asarray(parts.point.beta, betas.dtype)
+    tempered = trace.energy if not isinstance(trace.energy, tuple) else None
+    per_beta = jnp.where(target > 0, target, 1.0)
+    energy = trace.value / per_beta if tempered is None else tempered
+    shift = jnp.mean(jnp.take_along_axis(energy, parts.rungs[:, None, None], axis=1))
+    rho = jnp.clip(jnp.sum(jnp.where(on, trace.correlation, 0.0)) / jnp.sum(on), 0.0, 0.95)
+    independent = (1 - rho) / (1 + rho)
+
+    def at(beta):
+        extra = (
+            beta * energy if tempered is None else trace.value + (beta - target) * energy
+        )
+        runs = jax.vmap(mixture_moments, in_axes=(0, 0, 0, 0, 0, 0, None))(
+            trace.lam, trace.log_z, on, trace.value, extra, energy, shift
+        )
+        return _thermodynamics(runs, beta, shift, parts.log_mass)
+
+    values, errors, spread, n_eff = jax.lax.map(at, betas)
+    n_eff = n_eff * independent
+    errors = _with_floor(errors, spread, betas, n_eff, est)
+    energies = values["internal_energy"]
+    slope_error = jnp.hypot(errors["internal_energy"][1:], errors["internal_energy"][:-1])
+    order = jnp.sign(jnp.diff(betas))
+    rising = jnp.any(order * jnp.diff(energies) > 3 * slope_error)
+    base = est.flags | raise_flags((Flag.NOT_CONVEX, rising))
+    bit = lambda flag, bad: jnp.where(bad, jnp.uint32(flag), jnp.uint32(0))
+    flags = base | bit(Flag.LOW_ESS, n_eff < 50)
+
+    def make(name):
+        bad = bit(Flag.NONFINITE, ~jnp.isfinite(values[name]))
+        infinite = jnp.full_like(errors[name], jnp.nan)
+        return Estimate(values[name], errors[name], infinite, n_eff, flags | bad)
+
+    return Curve(betas, *(make(name) for name in Curve._fields[1:]))
+
+
+def _thermodynamics(runs: MixtureMoments, beta: Array, shift: Array, log_mass: Array):
+    """Values from all runs, jackknife errors, effective sample size."""
+    count = runs.log_z.shape[0]
+
+    def functions(keep):
+        pooled = pooled_thermodynamics(runs, keep)
+        log_z = pooled.log_z + log_mass
+        energy = pooled.energy + shift
+        return {
+            "log_z": log_z,
+            "free_energy": jnp.where(beta > 0, -log_z / jnp.where(beta > 0, beta, 1.0), -jnp.inf),
+            "internal_energy": energy,
+            "entropy": beta * energy + log_z,
+            "heat_capacity": beta**2 * pooled.variance,
+        }
+
+    everything = functions(jnp.ones(count, bool))
+    left_out = jax.vmap(functions)(~jnp.eye(count, dtype=bool))
+    errors = {name: jackknife(left_out[name], count) for name in everything}
+    pooled = pooled_thermodynamics(runs, jnp.ones(count, bool))
+    return everything, errors, pooled.variance, jnp.sum(runs.n_eff)
+
+
+def _with_floor(
+    errors: dict[str, Array], variance: Array, betas: Array, n_eff: Array, est: Estimate
+) -> dict[str, Array]:
+    """No error below what the effective samples allow: a few runs may agree by chance."""
+    energy = jnp.sqrt(variance / n_eff)
+    capacity = betas**2 * variance * jnp.sqrt(2 / n_eff)
+    target = jnp.asarray(est.parts.point.beta, betas.dtype)
+    # log Z gathers its error along the path, about evenly in log beta near its end
+    share = jnp.clip(betas / jnp.where(target > 0, target, 1.0), 0.0, 1.0)
+    log_z = est.within_stderr * jnp.sqrt(share)
+    floors = {
+        "log_z": log_z,
+        "free_energy": log_z / jnp.where(betas > 0, betas, jnp.inf),
+        "internal_energy": energy,
+        "entropy": 0.5 * jnp.hypot(betas * energy, log_z),
+        "heat_capacity": capacity,
+    }
+    return {name: jnp.maximum(errors[name], floors[name]) for name in errors}
+
+
+def _single(est: Estimate, beta: ArrayLike | None, name: str) -> Estimate:
+    beta = est.parts.point.beta if beta is None else beta
+    whole = getattr(curve(est, beta), name)
+    if jnp.ndim(beta):
+        return whole
+    return jax.tree.map(lambda x: x[0], whole)
+
+
+def free_energy(est: Estimate, beta: ArrayLike | None = None) -> Estimate:
+    """F = -log Z / beta in energy units, at `beta` (default: the estimate's own)."""
+    return _single(est, beta, "free_energy")
+
+
+def internal_energy(est: Estimate, beta: ArrayLike | None = None) -> Estimate:
+    """<U> at `beta` (default: the estimate's own)."""
+    return _single(est, beta, "internal_energy")
+
+
+def entropy(est: Estimate, beta: ArrayLike | None = None) -> Estimate:
+    """S = beta <U> + log Z in nats: -KL(p || m) for a normalised prior.
+
+    With Lebesgue measure it is the differential entropy; the two differ by <log m>.
+    """
+    return _single(est, beta, "entropy")
+
+
+def heat_capacity(est: Estimate, beta: ArrayLike | None = None) -> Estimate:
+    """C = beta^2 Var U at `beta` (default: the estimate's own)."""
+    return _single(est, beta, "heat_capacity")
+
+
+def differentiable_log_z(
+    est: Estimate, sys: System, *, batch_size: int | None = None
+) -> Callable[[Point], Array]:
+    """A function of the point whose value and every derivative estimate log Z.
+
+        f(point) = log Z-hat + log sum_i w_i exp(u(theta_i; point_0) - u(theta_i; point))
+
+    on the stored samples of `est` (taken at point_0): at point_0 its value is the
+    estimate's, its gradient -<du>, its Hessian Var(du) - <d2u>, and so on to any order,
+    in both modes of differentiation, under jit and vmap. Away from point_0 it is
+    reweighting, good while the ensembles overlap.
+
+    Args:
+        est: result of `log_partition`.
+        sys: the same system, or one that differs in data, prior scales or control.
+        batch_size: samples evaluated at once; all by default.
+
+    Example:
+        >>> from thermojax import gaussian_prior, system
+        >>> sys = system(lambda x: 0.5 * x**2, prior=gaussian_prior(1.0), like=0.0)
+        >>> est = log_partition(sys, Point(1.0), jax.random.key(0), method=SMC(n=512))
+        >>> slope = jax.grad(differentiable_log_z(est, sys))(Point(1.0)).beta
+        >>> bool(abs(slope + 0.25) < 0.02)  # -<U>
+        True
+    """
+    parts = est.parts
+    samples = jax.lax.stop_gradient(parts.samples)
+    start = jax.lax.stop_gradient(parts.point)
+
+    def energies(point):
+        one = lambda theta: reduced(sys, theta, point)
+        if batch_size is None:
+            return jax.vmap(one)(samples)
+        return jax.lax.map(one, samples, batch_size=batch_size)
+
+    def f(point: Point) -> Array:
+        before = jax.lax.stop_gradient(energies(start))
+        weights = jax.lax.stop_gradient(parts.log_weights)
+        value = jax.lax.stop_gradient(est.value)
+        return value + logsumexp(weights + before - energies(point))
+
+    return f
