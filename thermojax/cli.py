@@ -65,6 +65,7 @@ def _parse(argv: list[str]) -> Any:
     import tyro
 
     said = text_io.StringIO()
+    style: Any = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
     try:
         with contextlib.redirect_stderr(said):
             return tyro.extras.subcommand_cli_from_dict(
@@ -72,7 +73,7 @@ def _parse(argv: list[str]) -> Any:
                 prog="thermojax",
                 description=_ABOUT,
                 args=argv,
-                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
+                config=style,
             )
     except SystemExit as stop:
         if not stop.code:
@@ -93,7 +94,7 @@ def _one_line(boxed: str) -> str:
     return f"{text.rstrip('.')}; {hint}"
 
 
-def _commands() -> dict[str, type]:
+def _commands() -> dict[str, Any]:
     """Name -> dataclass whose fields are the arguments and whose `act` does the work."""
     import tyro
 

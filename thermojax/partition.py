@@ -60,7 +60,7 @@ class PartitionParts(NamedTuple):
         trace: `Trace` of each population, leading axis [R].
         rungs: [R] int32 rungs used.
         log_mass: log mass of the measure where the path starts.
-        on_prior: bool, the path is pure tempering of the prior.
+        kept: positions [R, W, n, ...] at the ladder's waypoints.
         readouts: log Z by "smc", "bar" and "ti" on the same particles.
         n_gradients: gradients of U spent, all populations.
     """
@@ -72,7 +72,7 @@ class PartitionParts(NamedTuple):
     trace: Trace
     rungs: Array
     log_mass: Array
-    on_prior: Array
+    kept: PyTree
     readouts: dict[str, Array]
     n_gradients: Array
 
@@ -85,7 +85,7 @@ def log_partition(
     method: str | SMC = "smc",
     reference: Any = None,
     check: bool = True,
-    observe: Callable | None = None,
+    mesh: jax.sharding.Mesh | None = None,
     progress: bool | Callable[[int, int], None] = False,
 ) -> Estimate:
     """log Z = log int m(theta) exp(-beta U(theta; control)) d theta, in nats.
@@ -99,8 +99,7 @@ def log_partition(
             (`tj.gaussian_prior(3.0, like=theta)`), when the prior is absent or far away;
             make it wider than the target.
         check: test along rays that Z converges (outside jit only; Lebesgue measure only).
-        observe: `(sys, theta, point) -> pytree`, averaged over the particles of every
-            rung and kept in `parts.trace.observed`.
+        mesh: mesh with an "ensemble" axis over which the populations are shared out.
         progress: show a bar over the path, or call `progress(done, total)`.
 
     Returns:
@@ -129,12 +128,17 @@ def log_partition(
         raise ValueError(f"method={method!r} is unknown: use 'smc' or tj.SMC(...)")
     concrete = is_concrete((sys, point, key))
     _check_target(sys, point, key, reference, check and concrete)
-    path = tempering.prepare(settings, sys, point, reference, observe)
+    if mesh is not None and settings.n_runs % mesh.shape["ensemble"]:
+        raise ValueError(
+            f"n_runs={settings.n_runs} must be a multiple of the {mesh.shape['ensemble']} "
+            "devices of the mesh"
+        )
+    path = tempering.prepare(settings, sys, point, reference)
     keys = jax.random.split(stream(key, Stream.SWAP), settings.n_runs)
     if concrete:
-        populations = _climb_in_chunks(path, keys, progress)
+        populations = _climb_in_chunks(path, keys, mesh, progress)
         return _read_jit(path, populations)
-    return _read(path, _climb(path, _begin(path, keys), settings.max_rungs))
+    return _read(path, _climb(path, _begin(path, keys, mesh), settings.max_rungs, mesh))
 
 
 def _check_target(sys, point, key, reference, check):
@@ -170,35 +174,49 @@ def _culprit(sys, point, key, check):
     return ""
 
 
-def _each_run(path: Path, fn: Callable, tree: PyTree) -> PyTree:
+def _each_run(path: Path, fn: Callable, tree: PyTree, mesh: Any) -> PyTree:
     """One population after the other where they run walker by walker, else together."""
-    if path.config.tile == 1:
-        return jax.lax.map(fn, tree)
-    return jax.vmap(fn)(tree)
+
+    def part(path, tree):
+        one = lambda x: fn(path, x)
+        return jax.lax.map(one, tree) if path.config.tile < path.config.smc.n else (
+            jax.vmap(one)(tree)
+        )
+
+    if mesh is not None:
+        here, there = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("ensemble")
+        part = jax.shard_map(
+            part, mesh=mesh, in_specs=(here, there), out_specs=there, check_vma=False
+        )
+    return part(path, tree)
 
 
-def _begin(path: Path, keys: Key) -> Population:
-    return _each_run(path, lambda k: tempering.start(path, k), keys)
+def _begin(path: Path, keys: Key, mesh: Any) -> Population:
+    return _each_run(path, tempering.start, keys, mesh)
 
 
-def _climb(path: Path, populations: Population, until: ArrayLike) -> Population:
-    return _each_run(path, lambda p: tempering.advance(path, p, until), populations)
+def _climb(path: Path, populations: Population, until: ArrayLike, mesh: Any) -> Population:
+    limit = jnp.full(populations.rung.shape, until, jnp.int32)
+    fn = lambda path, x: tempering.advance(path, *x)
+    return _each_run(path, fn, (populations, limit), mesh)
 
 
-_begin_jit = jax.jit(_begin)
-_climb_jit = jax.jit(_climb)
+_begin_jit = jax.jit(_begin, static_argnames="mesh")
+_climb_jit = jax.jit(_climb, static_argnames="mesh")
 
 
-def _climb_in_chunks(path: Path, keys: Key, progress: Any, rungs: int = 8) -> Population:
+def _climb_in_chunks(
+    path: Path, keys: Key, mesh: Any, progress: Any, rungs: int = 8
+) -> Population:
     """All populations to the end of the path, `rungs` at a time; the same numbers."""
-    populations = _begin_jit(path, keys)
+    populations = _begin_jit(path, keys, mesh)
     most, until, shown = path.config.smc.max_rungs, 0, 0
     if progress is False:
-        return _climb_jit(path, populations, jnp.int32(most))
+        return _climb_jit(path, populations, jnp.int32(most), mesh)
     with reporter(progress, 1000, "path") as report:
         while until < most:
             until = min(until + rungs, most)
-            populations = _climb_jit(path, populations, jnp.int32(until))
+            populations = _climb_jit(path, populations, jnp.int32(until), mesh)
             done = int(1000 * path_progress(populations))
             report(done - shown)
             shown = done
@@ -245,7 +263,7 @@ def _read(path: Path, populations: Population) -> Estimate:
         trace=trace,
         rungs=rungs,
         log_mass=log_mass,
-        on_prior=jnp.asarray(not path.config.store_energy),
+        kept=populations.kept,
         readouts={k: v + log_mass for k, v in readouts.items()},
         n_gradients=looks * smc.n * smc.moves * path.kernel.meta.gradients_per_step,
     )

@@ -19,6 +19,7 @@ systematic resampling.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 
+from thermojax.adaptation import spread_of
 from thermojax.dynamics.kernel import Kernel, Stream, stream
 from thermojax.dynamics.langevin import hmc
 from thermojax.ensembles import auto_tile, map_tiles
@@ -51,6 +53,8 @@ class SMC:
         max_looks: give up on mixing at a rung after this many looks.
         forget: correlation of V before and after the moves below which a rung is mixed.
         max_rungs: length of the ladder at most.
+        waypoints: increasing values of lam in (0, 1) that every ladder must touch; the
+            particles there are kept (those at lam = 1 always are).
         kernel: `system -> Kernel`, metropolised; HMC by default.
         tile: particles that move together; see `auto_tile`.
     """
@@ -62,6 +66,7 @@ class SMC:
     max_looks: int = 8
     forget: float = 0.5
     max_rungs: int = 256
+    waypoints: tuple[float, ...] = ()
     kernel: Callable[[System], Kernel] | None = None
     tile: int | None = None
 
@@ -73,6 +78,9 @@ class SMC:
             raise ValueError(f"target={self.target} must lie between 0 and 1")
         if self.max_rungs < 2:
             raise ValueError(f"max_rungs={self.max_rungs} must be at least 2")
+        stops = (0.0, *self.waypoints, 1.0)
+        if any(a >= b for a, b in itertools.pairwise(stops)):
+            raise ValueError(f"waypoints={self.waypoints} must increase within (0, 1)")
 
     def build(self, path: System) -> Kernel:
         """The kernel that moves along `path`; refused unless it is exact."""
@@ -172,7 +180,6 @@ class Trace(NamedTuple):
         looks: [K] int32 number of looks.
         naive: [K] relative variance of the step's weights, over n.
         drift: [K] genealogical drift of the resampling, over n.
-        observed: [K, ...] mean over particles of whatever was to be observed.
     """
 
     lam: Array
@@ -184,7 +191,6 @@ class Trace(NamedTuple):
     looks: Array
     naive: Array
     drift: Array
-    observed: Any
 
 
 class Population(NamedTuple):
@@ -196,6 +202,7 @@ class Population(NamedTuple):
         rung: int32 number of rungs done.
         step_size: kernel step.
         trace: see `Trace`.
+        kept: positions [W, n, ...] at the waypoints.
         key: the population's key.
     """
 
@@ -204,6 +211,7 @@ class Population(NamedTuple):
     rung: Array
     step_size: Array
     trace: Trace
+    kept: PyTree
     key: Key
 
     @property
@@ -233,13 +241,10 @@ class _Static:
 
     smc: SMC
     tile: int
-    observe: Callable | None
     store_energy: bool
 
 
-def prepare(
-    smc: SMC, sys: System, point: Point, reference: Any = None, observe: Callable | None = None
-) -> Path:
+def prepare(smc: SMC, sys: System, point: Point, reference: Any = None) -> Path:
     """The path, its kernel and its static settings, ready for `start` and `advance`.
 
     Args:
@@ -247,8 +252,6 @@ def prepare(
         sys: target system.
         point: target point.
         reference: see `tempered`.
-        observe: `(sys, theta, point at the rung) -> pytree`, averaged over particles at
-            every rung.
     """
     path = tempered(sys, reference)
     kernel = smc.build(path)
@@ -259,7 +262,7 @@ def prepare(
         tile = smc.n if auto_tile(kernel, smc.n) > 1 else 1
     if smc.n % tile:
         raise ValueError(f"n={smc.n} must be a multiple of tile={tile}")
-    static = _Static(smc, tile, observe, not energy_fn.on_prior)
+    static = _Static(smc, tile, not energy_fn.on_prior)
     return Path(kernel, point, static, sys)
 
 
@@ -269,17 +272,6 @@ def _energies(path: Path, walkers: Any) -> Any:
     sys = path.system
     one = lambda theta: sys.energy(theta, path.point.control)
     return map_tiles(one, walkers.position, path.config.tile)
-
-
-def _observations(path: Path, walkers: Any, lam: Array) -> Any:
-    config = path.config
-    if config.observe is None:
-        return ()
-    point = Point(lam * jnp.asarray(path.point.beta), path.point.control)
-    each = map_tiles(
-        lambda theta: config.observe(path.system, theta, point), walkers.position, config.tile
-    )
-    return jax.tree.map(lambda x: jnp.mean(x, axis=0), each)
 
 
 def start(path: Path, key: Key) -> Population:
@@ -296,7 +288,6 @@ def start(path: Path, key: Key) -> Population:
     value = walkers.energy
     zero = jnp.zeros((), value.dtype)
     energy = _energies(path, walkers)
-    observed = _observations(path, walkers, zero)
     k = smc.max_rungs + 1
     rows = lambda x: jnp.zeros((k, *x.shape), x.dtype).at[0].set(x)
     trace = Trace(
@@ -309,10 +300,11 @@ def start(path: Path, key: Key) -> Population:
         looks=jnp.zeros(k, jnp.int32),
         naive=jnp.zeros(k, value.dtype),
         drift=jnp.zeros(k, value.dtype),
-        observed=jax.tree.map(rows, observed),
     )
     step = jnp.asarray(kernel.params.step_size, value.dtype)
-    return Population(walkers, jnp.arange(smc.n), jnp.int32(0), step, trace, key)
+    stops = len(smc.waypoints)
+    kept = jax.tree.map(lambda x: jnp.zeros((stops, *x.shape), x.dtype), walkers.position)
+    return Population(walkers, jnp.arange(smc.n), jnp.int32(0), step, trace, kept, key)
 
 
 def _next_step(value: Array, left: Array, target: float) -> Array:
@@ -345,15 +337,6 @@ def _systematic(key: Key, log_w: Array) -> tuple[Array, Array]:
     index = jnp.minimum(jnp.searchsorted(edges, comb, side="right"), n - 1)
     part = share - jnp.floor(share)
     return index, jnp.sum(part * (1 - part)) / n**2
-
-
-def _scale(positions: PyTree) -> PyTree:
-    """Spread of every parameter over the population, clipped about the median."""
-    spread = jax.tree.map(lambda x: jnp.std(x, axis=0), positions)
-    flat = jnp.concatenate([jnp.ravel(s) for s in jax.tree.leaves(spread)])
-    middle = jnp.median(flat)
-    middle = jnp.where(middle > 0, middle, 1.0)
-    return jax.tree.map(lambda s: jnp.clip(s, 1e-3 * middle, 1e3 * middle), spread)
 
 
 def _correlation(a: Array, b: Array) -> Array:
@@ -422,14 +405,17 @@ def _rung(path: Path, pop: Population) -> Population:
     key = jax.random.fold_in(pop.key, pop.rung)
     value, lam = pop.walkers.energy, pop.lam
     value = jnp.where(jnp.isnan(value), jnp.inf, value)
-    step = _next_step(value, 1 - lam, smc.target)
-    last = step >= 1 - lam
-    lam = jnp.where(last, 1.0, lam + step)
+    stops = jnp.asarray((*smc.waypoints, 1.0), lam.dtype)
+    ahead = jnp.searchsorted(stops, lam, side="right")
+    left = stops[ahead] - lam
+    step = _next_step(value, left, smc.target)
+    arrived = step >= left
+    lam = jnp.where(arrived, stops[ahead], lam + step)
     log_w = jnp.where(jnp.isfinite(value), -step * value, -jnp.inf)
     log_z, ess = log_mean_exp_weights(log_w)
     index, drift = _systematic(stream(key, Stream.RESAMPLE), log_w)
     walkers = jax.tree.map(lambda x: x[index], pop.walkers)
-    scale = _scale(walkers.position)
+    scale = spread_of(walkers.position)
     moved = _move(path, stream(key, Stream.MOVES), walkers, lam, pop.step_size, scale)
     k = pop.rung + 1
     put = lambda rows, x: rows.at[k].set(x)
@@ -443,9 +429,13 @@ def _rung(path: Path, pop: Population) -> Population:
         looks=put(trace.looks, moved.count),
         naive=put(trace.naive, 1 / ess - 1 / smc.n),
         drift=put(trace.drift, drift),
-        observed=jax.tree.map(put, trace.observed, _observations(path, moved.walkers, lam)),
     )
-    return Population(moved.walkers, pop.ancestor[index], k, moved.step_size, trace, pop.key)
+    place = jnp.where(arrived, ahead, len(smc.waypoints))
+    kept = jax.tree.map(
+        lambda rows, x: rows.at[place].set(x, mode="drop"), pop.kept, moved.walkers.position
+    )
+    ancestor = pop.ancestor[index]
+    return Population(moved.walkers, ancestor, k, moved.step_size, trace, kept, pop.key)
 
 
 def advance(path: Path, pop: Population, until: ArrayLike) -> Population:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,7 @@ def noise_of(control, default):
 class SquaredError:
     """Energy of one example (x, y): (y - predict(theta, x))^2 / (2 noise^2)."""
 
-    predict: object
+    predict: Callable
     noise: float
 
     def __call__(self, theta, control, example):
@@ -67,7 +68,7 @@ class LeastSquares(Solvable):
     n_examples: int = 0
 
     def moments(self, beta, noise=None) -> Moments:
-        """log Z, <U> and Var U; beta and noise broadcast against each other."""
+        """Exact log Z, <U> and Var U; beta and noise broadcast against each other."""
         noise = positive("noise", self.noise if noise is None else noise)
         beta, noise = np.broadcast_arrays(np.asarray(beta, np.float64), noise)
         flat = [
@@ -78,7 +79,7 @@ class LeastSquares(Solvable):
         return Moments(*(np.asarray(c, np.float64).reshape(beta.shape)[()] for c in columns))
 
     def log_partition(self, beta, noise=None):
-        """log Z(beta; noise), relative to the normalised prior."""
+        """Exact log Z(beta; noise), relative to the normalised prior."""
         return self.moments(beta, noise).log_z
 
     def internal_energy(self, beta, noise=None):
@@ -96,7 +97,7 @@ class LeastSquares(Solvable):
 
     @property
     def log_evidence(self) -> float:
-        """log p(y) = log Z(1) - (n/2) log(2 pi noise^2), in nats."""
+        """Evidence log p(y) = log Z(1) - (n/2) log(2 pi noise^2), in nats."""
         normaliser = 0.5 * self.n_examples * math.log(2 * math.pi * self.noise**2)
         return float(self.log_partition(1.0)) - normaliser
 

@@ -58,7 +58,7 @@ def _covariances(count: int, dim: int, sds, covariances) -> np.ndarray:
 
 
 def _log_density(axes, log_weights, means, whiten) -> np.ndarray:
-    """log sum_k exp(log_weights_k - |whiten_k (x - m_k)|^2 / 2) on an open mesh."""
+    """Sum of normals, log sum_k exp(c_k - |whiten_k (x - m_k)|^2 / 2), on an open mesh."""
     total = np.array(-np.inf)
     for log_weight, mean, rows in zip(log_weights, means, whiten, strict=True):
         away = [x - m for x, m in zip(axes, mean, strict=True)]

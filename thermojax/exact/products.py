@@ -6,6 +6,7 @@ Source: core table row T24 (product of any rows).
 from __future__ import annotations
 
 import math
+import operator
 
 import jax
 
@@ -58,7 +59,7 @@ def _base(systems: list[System], like: tuple) -> CustomPrior | None:
     if not known:
         return None
     finite = len(known) == len(priors) and all(mass is not None for mass in known)
-    log_mass = sum(known) if finite else None
+    log_mass = jax.tree.reduce(operator.add, known) if finite else None
     return prior(_sum_log_base, _sample_each, like=like, log_mass=log_mass, params=priors)
 
 

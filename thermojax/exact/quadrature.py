@@ -60,8 +60,10 @@ def combine(log_weight: np.ndarray, mean, variance=0.0) -> Moments:
 
 
 def _dips(depth: np.ndarray) -> np.ndarray:
-    """How far below a node its surroundings may reach: the larger step to a neighbour,
-    where the node is lowest along an axis; zero on a slope."""
+    """How far below each node its surroundings may reach.
+
+    The larger step to a neighbour where the node is lowest along an axis; zero on a slope.
+    """
     total = np.zeros_like(depth)
     for axis in range(depth.ndim):
         step = np.diff(depth, axis=axis)
@@ -122,7 +124,8 @@ def refine(estimate: Callable[[int], Moments], most: int, *, tol: float = 1e-9) 
         old = new
     raise ValueError(
         f"the quadrature did not converge with {most * _ORDER} nodes per axis: "
-        "the ensemble is too narrow for this grid; use a smaller beta (or a larger noise)"
+        "the ensemble has details too fine for its extent; move beta towards one (or, with "
+        "data, use a larger noise)"
     )
 
 

@@ -99,13 +99,12 @@ def _two_layer_energy(theta, control, data):
 
 
 def _log_gamma_density(log_x: np.ndarray, shape: float) -> np.ndarray:
-    """log density of log x for x ~ chi-square with 2 * shape degrees of freedom."""
+    """Log density of log x for x ~ chi-square with 2 * shape degrees of freedom."""
     return shape * (log_x - math.log(2)) - np.exp(log_x) / 2 - math.lgamma(shape)
 
 
 def _log_wishart(small: np.ndarray, gap: np.ndarray, freedom: int) -> np.ndarray:
-    """log density of (log l_2, log(l_1 - l_2)) for the eigenvalues l_1 > l_2 of a real
-    2 x 2 Wishart matrix."""
+    """Log density of (log l_2, log(l_1 - l_2)), l_1 > l_2 of a real 2 x 2 Wishart matrix."""
     low, apart = np.exp(small), np.exp(gap)
     log_norm = 0.5 * math.log(math.pi) - freedom * math.log(2)
     log_norm -= math.lgamma(freedom / 2) + math.lgamma((freedom - 1) / 2)

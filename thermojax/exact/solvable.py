@@ -108,7 +108,7 @@ class Solvable:
         return beta
 
     def moments(self, beta) -> Moments:
-        """log Z, <U> and Var U, each float64 of the shape of beta."""
+        """Exact log Z, <U> and Var U, each float64 of the shape of beta."""
         beta = np.asarray(beta, np.float64)
         flat = [self.moments_fn(self._checked(float(b))) for b in beta.ravel()]
         columns = zip(*flat, strict=True) if flat else ((), (), ())
@@ -116,7 +116,7 @@ class Solvable:
         return Moments(*shaped)
 
     def log_partition(self, beta):
-        """log Z(beta) = log int m(theta) exp(-beta U(theta)) dtheta."""
+        """Exact log Z(beta) = log int m(theta) exp(-beta U(theta)) dtheta."""
         return self.moments(beta).log_z
 
     def internal_energy(self, beta):
@@ -124,8 +124,11 @@ class Solvable:
         return self.moments(beta).mean
 
     def entropy(self, beta):
-        """S = beta <U> + log Z: minus KL(p || m) for a normalised prior m, and the
-        differential (or counting) entropy for Lebesgue (or counting) measure."""
+        """S = beta <U> + log Z.
+
+        Minus KL(p || m) for a normalised prior m; the differential entropy for Lebesgue
+        measure, the Shannon entropy for counting measure.
+        """
         exact = self.moments(beta)
         return np.asarray(beta, np.float64) * exact.mean + exact.log_z
 

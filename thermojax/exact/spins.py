@@ -31,7 +31,7 @@ def _fair_spins(key, control, params):
 
 
 def free_spins(n: int = 10, field=0.5) -> Solvable:
-    """n spins +-1 in a field.
+    """Spins +-1 in a field, without interaction.
 
         U = -sum_i h_i s_i,    log Z = sum_i log(2 cosh beta h_i)
         <U> = -sum_i h_i tanh(beta h_i)

@@ -34,8 +34,7 @@ def _radius(wall: Callable[[float], float], beta: float, start: float) -> float:
 
 
 def _root_mean_square(integrand: Callable, box) -> float:
-    """Root of <x^2> of the first coordinate under an integrand (its mean and variance
-    are not used)."""
+    """Root of <x^2> of the first coordinate under the law that an integrand describes."""
 
     def second(*axes):
         return integrand(*axes)[0], axes[0] ** 2, 0.0
@@ -161,18 +160,14 @@ def _trace_moments(log_kernel, bond, n: int, beta: float) -> Moments:
     values, vectors = np.linalg.eigh(transfer)
     largest = values[-1]
     values, transfer = values / largest, transfer / largest
-    powers = [np.ones_like(values)]
-    for _ in range(n):
-        powers.append(powers[-1] * values)
-
-    def rotated(factor):
-        return vectors.T @ (factor * transfer) @ vectors
+    powers = values ** np.arange(n + 1)[:, None]
+    rest = (vectors * powers[n - 1]) @ vectors.T * transfer  # T . T^{n-1}, entry by entry
 
     trace = np.sum(powers[n])
-    average = np.sum(np.diagonal(rotated(bond)) * powers[n - 1]) / trace
-    once = rotated(bond - average)
-    same = np.sum(np.diagonal(rotated((bond - average) ** 2)) * powers[n - 1])
-    paths = sum((np.outer(powers[k], powers[n - 2 - k]) for k in range(n - 1)), np.zeros(1))
+    average = np.sum(bond * rest) / trace
+    once = vectors.T @ ((bond - average) * transfer) @ vectors
+    same = np.sum((bond - average) ** 2 * rest)
+    paths = powers[: n - 1].T @ powers[: n - 1][::-1]
     variance = n * (same + np.sum(once**2 * paths)) / trace
     log_z = n * (top + math.log(largest)) + math.log(trace)
     return Moments(log_z, n * average, variance)
