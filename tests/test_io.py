@@ -19,9 +19,14 @@ from thermojax.estimators.estimate import Flag
 def test_a_file_is_whole_or_absent(tmp_path):
     path = tmp_path / "deep" / "file.bin"
     io.write_bytes(path, b"old")
-    with pytest.raises(RuntimeError), io.writing(path) as file:
-        file.write(b"half of the n")
-        raise RuntimeError
+
+    def interrupted():
+        with io.writing(path) as file:
+            file.write(b"half of the n")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        interrupted()
     assert path.read_bytes() == b"old"
     assert [p.name for p in path.parent.iterdir()] == ["file.bin"]
     assert io.write_bytes(path, "new ±").read_text(encoding="utf-8") == "new ±"

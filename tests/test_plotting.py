@@ -122,11 +122,7 @@ def test_nothing_global_is_changed(tmp_path):
 
 def test_absent_arrays_make_no_figure():
     result = stand_in.result()
-    arrays = {k: v for k, v in result.arrays.items() if k in ("beta", "log_z")}
-    assert "prediction" not in plotting.figures(result._replace(arrays=_curve_only(result)))
-    assert plotting.figures(result._replace(arrays={"beta": arrays["beta"]})) == {}
-
-
-def _curve_only(result):
     drop = ("predict", "thermo", "ladder", "layer", "train", "test")
-    return {k: v for k, v in result.arrays.items() if not k.startswith(drop)}
+    curve = {k: v for k, v in result.arrays.items() if not k.startswith(drop)}
+    assert list(plotting.figures(result._replace(arrays=curve))) == ["thermodynamics"]
+    assert plotting.figures(result._replace(arrays={"beta": curve["beta"]})) == {}

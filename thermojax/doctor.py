@@ -81,7 +81,7 @@ def _miscompile(rows: int = 20_000) -> tuple[bool, str]:
         energies = jax.jit(jax.vmap(lambda r: jnp.sum((factor @ r) ** 2)))(jnp.asarray(points))
     wrong = int(np.sum(~np.isclose(np.asarray(energies), exact, rtol=1e-10, atol=0)))
     mend = "" if not wrong else ": this jax miscompiles, install another version"
-    return wrong == 0, f"{wrong} of {rows:,} rows differ{mend}"
+    return wrong == 0, f"{wrong:,} of {rows:,} rows differ{mend}"
 
 
 def _compensated(terms: int = 200_000) -> tuple[bool, str]:

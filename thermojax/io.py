@@ -220,7 +220,7 @@ def read_result(folder: Path | str) -> StoredResult:
             )
     path = folder / "result.npz"
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = dict(stored)
         path = folder / "summary.json"
         summary = json.loads(path.read_text(encoding="utf-8"))

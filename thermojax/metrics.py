@@ -55,9 +55,8 @@ def layer_temperatures(
 ) -> LayerTemperatures:
     """Kinetic and configurational temperature of every group of parameters.
 
-    The Laplacian of a group is estimated by Rademacher probes on the Hessian-vector
-    product (Hutchinson), whose block is the group's own: exact for the diagonal blocks in
-    the mean.
+    The Laplacian of a group is estimated without bias by Rademacher probes on the
+    Hessian-vector product (Hutchinson).
 
     Args:
         sys: the system.
@@ -123,7 +122,7 @@ def _sums(sys, positions, point, key, groups, probes, tile):
         i, theta = args
         slope, product = jax.linearize(grad, theta)
         size = sum(x.size for x in jax.tree.leaves(theta))
-        # one group's probe at a time would be exact per block; a joint probe is unbiased
+        # one probe for all groups: the cross blocks average out, at a fraction of the cost
         signs = jax.random.rademacher(jax.random.fold_in(key, i), (probes, size), slope_dtype)
 
         def lap(z):

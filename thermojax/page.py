@@ -124,6 +124,9 @@ pre{background:var(--card);border:1px solid var(--line);border-radius:10px;paddi
 overflow-x:auto}
 @media (max-width:44rem){.verdict{grid-template-columns:1fr}.number strong{white-space:normal}}
 @media print{:root{--page:#fff;--card:#fff;--ink:#000;--soft:#444;--line:#ccc}
-body{font-size:11pt}main{max-width:none;padding:0}h2{break-after:avoid}tr{break-inside:avoid}
+body{font-size:10pt}main{max-width:none;padding:0}h2{break-after:avoid}tr{break-inside:avoid}
+.scroll{overflow:visible}.scroll table{font-size:8pt}
+.scroll th,.scroll td{padding:.25rem .35rem}
+figure img{width:86%;margin:0 auto}.columns>div{break-inside:avoid}
 .verdict{print-color-adjust:exact}}
 """

@@ -70,9 +70,10 @@ def _styled(draw: Callable[..., Any]) -> Callable[..., Any]:
 def _axes(rows: int, columns: int, height: float = 2.9) -> tuple[Figure, list[Axes]]:
     """A figure that belongs to no window system and no global state."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(4.2 * columns, height * rows), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)  # ty: ignore[unresolved-attribute]
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08)
+    figure = Figure(figsize=(4.2 * columns, height * rows), layout=layout)
     axes = figure.subplots(rows, columns, squeeze=False)
     return figure, list(axes.ravel())
 
@@ -85,9 +86,9 @@ def _temperature(beta: Any) -> np.ndarray:
 
 def _log_temperature(axes: Axes, temperature: np.ndarray) -> None:
     shown = temperature[np.isfinite(temperature)]
-    axes.set_xscale("log")
     axes.set_xlabel("temperature $T = 1/\\beta$")
     if len(shown):
+        axes.set_xscale("log")
         low, high = shown.min(), shown.max()
         pad = max((high / low) ** 0.04, 1.05)
         axes.set_xlim(low / pad, high * pad)
@@ -98,6 +99,14 @@ def _log_if_wide(axes: Axes, values: np.ndarray) -> None:
     values = values[np.isfinite(values)]
     if len(values) and values.min() > 0 and values.max() > 30 * values.min():
         axes.set_yscale("log")
+
+
+def _errors(stderr: Any, like: np.ndarray) -> np.ndarray:
+    """Lengths of error bars; none where the error is unknown or infinite."""
+    if stderr is None:
+        return np.zeros(like.shape)
+    stderr = np.abs(np.asarray(stderr, float))
+    return np.where(np.isfinite(stderr), stderr, 0.0)
 
 
 def _band(
@@ -111,7 +120,7 @@ def _band(
 ) -> None:
     """A line through points, with a band of one standard error."""
     y = np.asarray(y, float)
-    stderr = np.zeros_like(y) if stderr is None else np.nan_to_num(np.asarray(stderr, float))
+    stderr = _errors(stderr, y)
     keep = np.isfinite(x) & np.isfinite(y)
     x, y, stderr = x[keep], y[keep], stderr[keep]
     axes.fill_between(x, y - stderr, y + stderr, color=color, alpha=0.22, linewidth=0)
@@ -206,7 +215,7 @@ def thermometers(arrays: Mapping[str, Any], layers: Sequence[str]) -> Figure:
     temperature = _temperature(beta)
     for axis, name in zip(axes, names, strict=True):
         ratio = np.asarray(arrays[name], float) * beta[:, None]
-        stderr = np.asarray(arrays.get(f"{name}_stderr", np.zeros(ratio.shape))) * beta[:, None]
+        stderr = _errors(arrays.get(f"{name}_stderr"), ratio) * beta[:, None]
         axis.axhline(1, color=GREY, lw=1)
         for i, layer in enumerate(layers):
             keep = np.isfinite(temperature) & np.isfinite(ratio[:, i])
@@ -214,7 +223,7 @@ def thermometers(arrays: Mapping[str, Any], layers: Sequence[str]) -> Figure:
             axis.errorbar(
                 temperature[keep] * shift,
                 ratio[keep, i],
-                np.nan_to_num(np.abs(stderr[keep, i])),
+                stderr[keep, i],
                 fmt=_MARKS[i % len(_MARKS)],
                 color=_CYCLE[i % len(_CYCLE)],
                 ms=4,
@@ -222,7 +231,7 @@ def thermometers(arrays: Mapping[str, Any], layers: Sequence[str]) -> Figure:
                 capsize=2,
                 label=layer,
             )
-        reach = np.nanmax(np.abs(ratio - 1) + np.nan_to_num(stderr), initial=0.02)
+        reach = np.max(np.abs(ratio - 1) + stderr, where=np.isfinite(ratio), initial=0.02)
         axis.set_ylim(1 - 1.15 * reach, 1 + 1.15 * reach)
         axis.set_title(titles[name])
         axis.set_ylabel("measured $T$ / set $T$")
@@ -277,8 +286,8 @@ def _runs(axes: Axes, arrays: Mapping[str, Any]) -> None:
     """Final log Z of each run over the pooled answer and its error bar."""
     runs = np.asarray(arrays["runs_log_z"], float)
     if "log_z" in arrays:
-        value = np.asarray(arrays["log_z"], float)[-1]
-        stderr = np.nan_to_num(float(np.asarray(arrays["log_z_stderr"])[-1]))
+        pooled = np.asarray(arrays["log_z"], float)
+        value, stderr = pooled[-1], _errors(arrays.get("log_z_stderr"), pooled)[-1]
         axes.axhline(value, color=GREY, lw=1.2, label="pooled ± standard error")
         axes.axhspan(value - stderr, value + stderr, color=GREY, alpha=0.2, lw=0)
     for run, value in enumerate(runs):

@@ -62,8 +62,6 @@ def with_error(value: Any, stderr: Any = None, digits: int = 2) -> str:
     if not math.isfinite(stderr) or stderr <= 0:
         return f"{value:.6g}"
     places = digits - 1 - math.floor(math.log10(stderr))
-    if value and places - math.floor(math.log10(abs(value))) > 12:
-        return f"{value:.6g} ± {stderr:.1e}"
     if places < 0:
         return f"{round(value, places):.0f} ± {round(stderr, places):.0f}"
     if places > 6:
@@ -277,7 +275,7 @@ def _settings(config: Mapping[str, Any]) -> str:
             continue
         content = {k: "default" if v is None else v for k, v in content.items()}
         rows = "".join(
-            f"<tr><th>{escape(str(key))}</th><td>{escape(_short(value))}</td></tr>"
+            f"<tr><th>{escape(str(key))}</th><td>{escape(str(value))}</td></tr>"
             for key, value in content.items()
         )
         blocks.append(f"<div><h3>{name}</h3><table>{rows}</table></div>")

@@ -21,7 +21,9 @@ LEBESGUE = {
     "mixture in five dimensions": lambda: exact.gaussian_mixture(
         (0.2, 0.5, 0.3), np.arange(15.0).reshape(3, 5) % 4, sds=0.8
     ),
-    "mixture on a line": lambda: exact.gaussian_mixture((0.5, 0.5), (-1.0, 2.0), sds=(0.5, 1.0)),
+    "mixture on a line": lambda: exact.gaussian_mixture(
+        (0.5, 0.5), (-1.0, 2.0), sds=(0.5, 1.0)
+    ),
     "funnel": lambda: exact.funnel(n=3, s=0.8),
     "rosenbrock": lambda: exact.rosenbrock(5.0, center=0.5, stiffness=2.0),
     "power": lambda: exact.power(2, 6),

@@ -1,0 +1,1 @@
+"""Experiments: a frozen configuration in, a result out; nothing is written here."""
