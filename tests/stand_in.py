@@ -2,46 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import types
-from typing import Any, NamedTuple
-
 import numpy as np
 
 from thermojax.estimators.estimate import Flag, explain
-
-
-@dataclasses.dataclass(frozen=True)
-class SweepConfig:
-    """Thermodynamics of a network: log Z, U, S and C over a ladder of temperatures.
-
-    Attributes:
-        data: digits, diabetes, breast_cancer, wine, or csv:FILE.
-        model: linear, logistic, or mlp with hidden widths, such as mlp:16,8.
-        target: name of the target column of a CSV file.
-        examples: number of training examples; all if left out.
-        beta: inverse temperature at which the ladder ends.
-        temperatures: number of temperatures in the table.
-        particles: networks per run.
-        runs: independent runs, whose spread is the error bar.
-        seed: of every random number.
-    """
-
-    data: str = "digits"
-    model: str | None = None
-    target: str | None = None
-    examples: int | None = None
-    beta: float = 1.0
-    temperatures: int = 16
-    particles: int = 64
-    runs: int = 4
-    seed: int = 0
-
-
-class SweepResult(NamedTuple):
-    arrays: dict[str, np.ndarray]
-    summary: dict[str, Any]
-    texts: dict[str, Any]
+from thermojax.experiments.sweep import SweepResult
 
 
 def _curve(beta, rng):
@@ -149,16 +113,15 @@ def result(
             "reasons": explain(arrays["flags"][-1]),
         },
         "readouts": {"bar": log_z + 0.11, "ti": log_z - 0.2, "smc": log_z},
-        "log_evidence": log_z - 100.0 if regression else None,
+        "log_evidence": {"value": log_z - 100.0, "stderr": 0.84} if regression else None,
         "n_gradients": 1_480_000,
         "seconds": 143.2,
     }
     return SweepResult(arrays, summary, {})
 
 
-def module(run=None, **options):
-    """A module that can stand for `thermojax.experiments.sweep`."""
-    fake = types.ModuleType("thermojax.experiments.sweep")
+def runner(**options):
+    """A function that can stand for `run_sweep`; options as for `result`."""
 
     def run_sweep(config, *, progress=None, checkpoint=None):
         for step in range(5):
@@ -166,7 +129,4 @@ def module(run=None, **options):
                 progress(step / 4, f"rung {step}")
         return result(**options)
 
-    fake.SweepConfig = SweepConfig
-    fake.SweepResult = SweepResult
-    fake.run_sweep = run or run_sweep
-    return fake
+    return run_sweep

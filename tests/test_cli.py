@@ -5,12 +5,12 @@ import json
 import os
 import subprocess
 import sys
-import types
 
 import pytest
 import stand_in
 
 from thermojax import cli, datasets, doctor
+from thermojax.experiments.sweep import SweepConfig
 
 
 @pytest.fixture
@@ -19,12 +19,8 @@ def run(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "_use_all_cores", lambda: None)
 
-    def install(module):
-        parent = types.ModuleType("thermojax.experiments")
-        parent.__path__ = []
-        parent.sweep = module
-        monkeypatch.setitem(sys.modules, "thermojax.experiments", parent)
-        monkeypatch.setitem(sys.modules, "thermojax.experiments.sweep", module)
+    def install(run_sweep):
+        monkeypatch.setattr("thermojax.experiments.sweep.run_sweep", run_sweep)
 
     def call(*argv):
         code = cli.main([str(a) for a in argv])
@@ -32,7 +28,7 @@ def run(monkeypatch, tmp_path, capsys):
         return code, captured.out, captured.err
 
     call.install = install
-    install(stand_in.module())
+    install(stand_in.runner())
     return call
 
 
@@ -80,20 +76,20 @@ def test_arguments_reach_the_experiment(run, tmp_path):
         progress(0.5, "half way")
         return stand_in.result("regression", test=False)
 
-    run.install(stand_in.module(run=run_sweep))
+    run.install(run_sweep)
     args = ("--model", "mlp:16,8", "--seed", 3, "--beta", 2.5, "--out", "here", "--quiet")
     code, out, err = run("sweep", "diabetes", *args)
     assert (code, out, err) == (0, "", "")
     config, checkpoint = seen[0]
-    assert config == stand_in.SweepConfig(data="diabetes", model="mlp:16,8", seed=3, beta=2.5)
-    assert type(config) is stand_in.SweepConfig
+    assert config == SweepConfig(data="diabetes", model="mlp:16,8", seed=3, beta=2.5)
+    assert type(config) is SweepConfig
     assert str(checkpoint) == os.path.join("here.partial", "checkpoint")
     assert (tmp_path / "here" / "report.html").is_file()
     assert not (tmp_path / "here.partial").exists()
 
 
 def test_a_distrusted_result_is_shouted(run):
-    run.install(stand_in.module(trusted=False))
+    run.install(stand_in.runner(trusted=False))
     code, out, _ = run("sweep")
     assert code == 0
     assert "NOT TRUSTED" in out
@@ -112,18 +108,18 @@ def test_an_existing_folder_needs_overwrite(run, tmp_path):
 @pytest.mark.parametrize(
     ("argv", "parts"),
     [
-        (["--beta", "-1"], ["--beta -1.0", "positive"]),
-        (["--beta", "nan"], ["--beta nan", "positive"]),
+        (["--beta", "-1"], ["beta=-1.0", "positive"]),
+        (["--beta", "nan"], ["beta=nan", "positive"]),
         (["--beta", "hot"], ["--beta", "'hot'"]),
-        (["--particles", "4"], ["--particles 4", "from 8"]),
-        (["--temperatures", "1"], ["--temperatures 1", "from 2"]),
-        (["--runs", "0"], ["--runs 0", "from 1"]),
-        (["--examples", "0"], ["--examples 0", "from 1"]),
-        (["--seed", "-5"], ["--seed -5", "from 0"]),
-        (["--model", "resnet"], ["'resnet'", "linear, logistic, mlp:16,8"]),
-        (["--model", "mlp"], ["'mlp'", "did you mean mlp:16,8"]),
+        (["--noise", "0"], ["noise=0.0", "positive"]),
+        (["--particles", "4"], ["particles=4", "at least"]),
+        (["--temperatures", "1"], ["temperatures=1", "at least 2"]),
+        (["--runs", "0"], ["runs=0", "at least"]),
+        (["--examples", "0"], ["examples=0", "at least 1"]),
+        (["--seed", "-5"], ["seed=-5", "at least 0"]),
+        (["--ess-target", "1.5"], ["ess_target=1.5", "between 0 and 1"]),
+        (["--model", "resnet"], ["'resnet'", "linear, logistic", "mlp:16,8"]),
         (["--model", "mlp:16,0"], ["'mlp:16,0'", "mlp:16,8"]),
-        (["--model", "liner"], ["did you mean linear"]),
         (["digit"], ["'digit'", "did you mean digits"]),
         (["csv:none.csv", "--target", "y"], ["none.csv does not exist"]),
         (["--betta", "2"], ["--betta", "did you mean --beta"]),
@@ -146,7 +142,7 @@ def test_errors_of_the_request_leave_nothing_behind(run, kind):
         progress(0.0, "reading data")
         raise kind("data leaf x holds nan at index (0, 1):\n drop it")
 
-    run.install(stand_in.module(run=run_sweep))
+    run.install(run_sweep)
     err = refused(run, "sweep", "wine", parts=["nan at index (0, 1): drop it"])
     assert "Traceback" not in err
 
@@ -156,7 +152,7 @@ def test_csv_errors_reach_the_user(run, tmp_path):
         datasets.load(config.data, target=config.target)
 
     (tmp_path / "t.csv").write_text("a,y\n1,0\nx,1\n")
-    run.install(stand_in.module(run=run_sweep))
+    run.install(run_sweep)
     refused(run, "sweep", "csv:t.csv", "--target", "y", parts=["t.csv, line 3", "'a'", "'x'"])
     refused(run, "sweep", "csv:t.csv", parts=["--target", "a, y"])
 
@@ -166,7 +162,7 @@ def test_a_failure_under_way_is_no_user_error(run, tmp_path):
         progress(0.3, "rung 3")
         raise ValueError("inside")
 
-    run.install(stand_in.module(run=run_sweep))
+    run.install(run_sweep)
     with pytest.raises(RuntimeError, match=r"digits-001\.partial"):
         run("sweep")
     assert (tmp_path / "runs" / "digits-001.partial" / "config.json").is_file()
@@ -179,7 +175,7 @@ def test_interruption(run, tmp_path, saved):
             checkpoint.mkdir()
         raise KeyboardInterrupt
 
-    run.install(stand_in.module(run=run_sweep))
+    run.install(run_sweep)
     code, _, err = run("sweep")
     assert code == 130
     assert ("so far is in runs/digits-001.partial" if saved else "nothing was written") in err

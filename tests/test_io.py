@@ -33,7 +33,7 @@ def test_a_file_is_whole_or_absent(tmp_path):
 
 
 def test_config_holds_settings_seed_versions_and_device(tmp_path):
-    settings = stand_in.SweepConfig(seed=7)
+    settings = SweepConfig(seed=7)
     path = io.write_config(tmp_path, settings, command_line="thermojax sweep")
     config = json.loads(path.read_text())
     assert config["settings"]["data"] == "digits"
@@ -46,7 +46,7 @@ def test_config_holds_settings_seed_versions_and_device(tmp_path):
 
 def test_result_round_trip(tmp_path):
     result = stand_in.result(trusted=False)
-    io.write_config(tmp_path, stand_in.SweepConfig())
+    io.write_config(tmp_path, SweepConfig())
     io.write_result(tmp_path, result)
     again = io.read_result(tmp_path)
     assert set(again.arrays) == set(result.arrays)
@@ -166,6 +166,7 @@ def test_checkpoint_missing(tmp_path):
 _SAVE_FOR_EVER = """
 import sys, itertools, numpy as np
 from thermojax.io import save_checkpoint
+from thermojax.experiments.sweep import SweepConfig
 for i in itertools.count():
     save_checkpoint(sys.argv[1], {"x": np.full(400_000, i), "i": i})
     if i == 3:

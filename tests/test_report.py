@@ -9,6 +9,7 @@ import pytest
 import stand_in
 
 from thermojax import io, report
+from thermojax.experiments.sweep import SweepConfig
 
 
 class Reader(html.parser.HTMLParser):
@@ -32,7 +33,7 @@ class Reader(html.parser.HTMLParser):
 
 
 def page(tmp_path, result, settings=None):
-    settings = stand_in.SweepConfig() if settings is None else settings
+    settings = SweepConfig() if settings is None else settings
     io.write_config(tmp_path, settings, command_line="thermojax sweep digits")
     io.write_result(tmp_path, result)
     source = report.write_report(tmp_path).read_text(encoding="utf-8")

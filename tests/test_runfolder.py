@@ -3,8 +3,8 @@ from __future__ import annotations
 import json
 
 import pytest
-import stand_in
 
+from thermojax.experiments.sweep import SweepConfig
 from thermojax.runfolder import next_free, prepare
 
 
@@ -15,7 +15,7 @@ def files(folder):
 def test_a_run_appears_when_it_is_finished(tmp_path):
     folder = prepare(tmp_path / "runs" / "a")
     assert files(tmp_path) == []  # preparing writes nothing
-    folder.open(stand_in.SweepConfig(), command="sweep")
+    folder.open(SweepConfig(), command="sweep")
     assert files(tmp_path) == ["runs", "runs/a.partial", "runs/a.partial/config.json"]
     assert folder.finish() == tmp_path / "runs" / "a"
     assert files(tmp_path) == ["runs", "runs/a", "runs/a/config.json"]

@@ -234,7 +234,7 @@ def _read(path: Path, populations: Population) -> Estimate:
     log_z = jnp.take_along_axis(trace.log_z, rungs[:, None], axis=1)[:, 0]
     value = logsumexp(log_z) - jnp.log(runs)
     between = jnp.var(log_z, ddof=1) if runs > 1 else jnp.zeros(())
-    within, roots = jax.vmap(lambda p: _genealogy(p, smc.n))(populations)
+    within, roots, alive = jax.vmap(lambda p: _genealogy(p, smc.n))(populations)
     within = jnp.mean(within)
     spread = jnp.maximum(t_factor(runs) ** 2 * between, within)
     on = jnp.arange(smc.max_rungs + 1)[None, :] <= rungs[:, None]
@@ -242,7 +242,7 @@ def _read(path: Path, populations: Population) -> Estimate:
     measure = _start_measure(path)
     log_mass = jnp.asarray(measure.log_mass, value.dtype)
     stderr = jnp.sqrt(spread / runs)
-    flags = _verdict(path, populations, log_z, stderr, within, roots, on, readouts, budget)
+    flags = _verdict(path, populations, log_z, stderr, within, alive, on, readouts, budget)
     looks = jnp.sum(jnp.where(on, trace.looks, 0))
     parts = PartitionParts(
         point=path.point,
@@ -274,14 +274,15 @@ def _start_measure(path: Path) -> Any:
     return prior.measure
 
 
-def _genealogy(pop: Population, n: int) -> tuple[Array, Array]:
-    """Relative variance of Z-hat by first ancestors, and the number that survive."""
+def _genealogy(pop: Population, n: int) -> tuple[Array, Array, Array]:
+    """Relative variance of Z-hat by first ancestors; their effective and actual number."""
     offspring = jnp.zeros(n).at[pop.ancestor].add(1.0) / n
     used = jnp.arange(pop.trace.naive.shape[0]) <= pop.rung
     naive = jnp.sum(jnp.where(used, pop.trace.naive, 0.0)) / n
     drift = jnp.sum(jnp.where(used, pop.trace.drift, 0.0))
     variance = jnp.sum(offspring**2) - 1 / n - drift
-    return jnp.maximum(variance, naive), 1 / jnp.sum(offspring**2)
+    alive = jnp.sum(offspring > 0)
+    return jnp.maximum(variance, naive), 1 / jnp.sum(offspring**2), alive
 
 
 def _readouts(trace: Trace, on: Array, log_z: Array) -> tuple[dict[str, Array], Array]:
@@ -312,7 +313,7 @@ def _readouts(trace: Trace, on: Array, log_z: Array) -> tuple[dict[str, Array], 
     return readouts, (jnp.mean(budget), jnp.min(overlap))
 
 
-def _verdict(path, populations, log_z, stderr, within, roots, on, readouts, budget):
+def _verdict(path, populations, log_z, stderr, within, alive, on, readouts, budget):
     """The flags of section 3.4 that tempered SMC can raise."""
     smc, trace = path.config.smc, populations.trace
     runs = smc.n_runs
@@ -330,7 +331,7 @@ def _verdict(path, populations, log_z, stderr, within, roots, on, readouts, budg
         (Flag.FEW_RUNS, runs < 4),
         (Flag.LADDER_UNFINISHED, unfinished),
         (Flag.LOW_ESS, jnp.asarray(smc.n * smc.target * runs) < 50),
-        (Flag.FEW_ANCESTORS, (jnp.min(roots) < 10) | (within > 0.5)),
+        (Flag.FEW_ANCESTORS, (jnp.min(alive) < 10) | (within > 0.5)),
         (
             Flag.RUNS_DISAGREE,
             (between > 1.0) | ((between > _disagreement(runs) * within) & (between > 1e-6)),

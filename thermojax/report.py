@@ -168,7 +168,7 @@ def _headline(summary: Mapping[str, Any], title: str, beta: float) -> str:
     evidence = summary.get("log_evidence")
     more = ""
     if evidence is not None:
-        value = minus(with_error(evidence, log_z.get("stderr")))
+        value = minus(with_error(evidence.get("value"), evidence.get("stderr")))
         more = f'<p class="also">log evidence (with the normaliser of the noise) {value}</p>'
     listed = "".join(f"<li>{reason(r)}</li>" for r in reasons)
     badge = "✓ Trusted." if trusted else "! Not trusted."

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import LEBESGUE
+from exact_cases import LEBESGUE
 
 from thermojax import exact
 
-SIZE = 20_000
+SIZE = 10_000
 
 
 def draws(reference, size=SIZE):
@@ -27,7 +27,7 @@ def test_importance_weights_reproduce_log_z(name):
         weights = np.exp(-beta * energy - density - solved.log_partition(beta))
         error = weights.std() / np.sqrt(SIZE)
         assert abs(weights.mean() - 1) < 5 * error
-        assert error < 0.08
+        assert error < 0.09
         # power: a density that is off by half a nat would be seen
         assert abs(weights.mean() * np.exp(0.5) - 1) > 5 * error
 
@@ -54,13 +54,13 @@ def test_normal_reference_moments():
 
 def test_student_reference_is_heavy_but_finite():
     solved = exact.student()
-    sample = draws(solved.system.reference, 200_000)
+    sample = draws(solved.system.reference, 60_000)
     energy = jax.vmap(solved.system.energy)(sample)
     assert bool(jnp.all(jnp.isfinite(energy)))
     radius = np.linalg.norm(np.asarray(sample, np.float64), axis=1)
     # P(r > R) falls as R^{-1/2}: a factor 100 in R is a factor 10 in probability
     ratio = np.mean(radius > 1e3) / np.mean(radius > 1e5)
-    assert ratio == pytest.approx(10, rel=0.05)
+    assert ratio == pytest.approx(10, rel=0.3)  # 4.6 standard errors
 
 
 def test_mixture_reference_covers_both_modes():

@@ -145,7 +145,7 @@ def tanh_network(
 
     Example:
         >>> round(float(tanh_network().log_partition(1.0)), 10)
-        -1.9004312667
+        -1.9004312666
     """
     return _network(_tanh_output, np.tanh, x, y, noise, hidden, prior_scale, odd=True)
 

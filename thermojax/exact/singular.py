@@ -228,7 +228,7 @@ def rank_one(dims=(2, 2), *, strength: float = 1.0, prior_scale: float = 1.0) ->
 
     Example:
         >>> round(float(rank_one().log_partition(100.0)), 10)
-        -9.0296833145
+        -9.0296832908
     """
     sizes = tuple(int(w) for w in dims)
     if len(sizes) != 2 or sizes != tuple(dims) or min(sizes) < 1:

@@ -13,6 +13,7 @@ Source: specification of the core, sections 3.1-3.4; design, section 4.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 import time
@@ -25,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from thermojax import networks
-from thermojax.adaptation import adapt
+from thermojax.adaptation import adapt, spread_of
 from thermojax.datasets import Dataset, load
 from thermojax.dynamics.langevin import langevin
 from thermojax.ensembles import init_ensemble, run
@@ -291,7 +292,7 @@ def _predictions(
     betas = config.beta * np.asarray((*_FRACTIONS, 1.0))
     classes = data.task == "classification"
     names = ("accuracy", "log_loss") if classes else ("rmse", "log_loss")
-    score = jax.jit(_class_scores if classes else _regression_scores)
+    score = _class_scores if classes else _regression_scores
     out: dict[str, np.ndarray] = {"predict_beta": betas}
     sets = {"train": (data.inputs, data.targets)}
     if len(data.test_targets):
@@ -301,8 +302,7 @@ def _predictions(
         x, y = jnp.asarray(inputs), jnp.asarray(targets)
         # [stops, R, 2]
         scores = np.array(
-            [jax.lax.map(lambda t: score(sys, t, x, y, config.noise), stop) for stop in stops],
-            float,
+            [_score_runs(score, sys, stop, x, y, config.noise) for stop in stops], float
         )
         runs = scores.shape[1]
         error = t_factor(runs) * scores.std(axis=1, ddof=1) / math.sqrt(runs)
@@ -310,6 +310,12 @@ def _predictions(
             out[f"{split}_{name}"] = scores[..., i].mean(axis=1)
             out[f"{split}_{name}_stderr"] = error[..., i]
     return out
+
+
+@functools.partial(jax.jit, static_argnames="score")
+def _score_runs(score: Callable, sys: System, stop: PyTree, x: Array, y: Array, noise: float):
+    """[R, 2] scores of every population at one temperature."""
+    return jax.lax.map(lambda thetas: score(sys, thetas, x, y, noise), stop)
 
 
 def _averaged(sys: System, thetas: PyTree, x: Array, fn: Callable) -> Array:
@@ -371,12 +377,17 @@ def _thermometer(sys, particles, point, key, groups, walkers):
     count = jax.tree.leaves(flat)[0].shape[0]
     chosen = jnp.linspace(0, count - 1, walkers).astype(int)
     start = jax.tree.map(lambda x: jnp.asarray(x)[chosen], flat)
-    kernel = langevin(sys, "BAOAB", step_size=0.2)
-    st = init_ensemble(kernel, key, point, walkers, math.gcd(walkers, 8), positions=start)
-    st, found = adapt(kernel, jax.random.fold_in(key, 1), st, point, 150, rounds=15, target=0.99)
+    scale = spread_of(jax.tree.map(jnp.asarray, flat))
+    # the tested word finds its step without leaving equilibrium; the bare word is measured
+    tested = langevin(sys, "BAOAB", True, step_size=0.1, scale=scale)
+    bare = langevin(sys, "BAOAB", scale=scale)
+    st = init_ensemble(tested, key, point, walkers, math.gcd(walkers, 8), positions=start)
+    keys = [jax.random.fold_in(key, i) for i in (1, 2, 3)]
+    st, found = adapt(tested, keys[0], st, point, 120, rounds=12, target=0.99, scale=False)
+    st, _ = run(bare, keys[1], st, point, 100, params=found.params, ledger="none")
     _, out = run(
-        kernel,
-        jax.random.fold_in(key, 2),
+        bare,
+        keys[1],
         st,
         point,
         200,
@@ -387,7 +398,7 @@ def _thermometer(sys, particles, point, key, groups, walkers):
     )
     trace = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), out["trace"])
     return layer_temperatures(
-        sys, trace["position"], trace["momentum"], point, jax.random.fold_in(key, 3), groups
+        sys, trace["position"], trace["momentum"], point, keys[2], groups
     )
 
 
