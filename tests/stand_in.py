@@ -130,3 +130,12 @@ def runner(**options):
         return result(**options)
 
     return run_sweep
+
+
+def save_figures(result, folder):
+    """Stands for `plotting.save_figures` where the pictures do not matter: it is slow."""
+    paths = {n: folder / f"{n}.png" for n in ("thermodynamics", "prediction", "ladder")}
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in paths.values():
+        path.write_bytes(b"\x89PNG")
+    return paths

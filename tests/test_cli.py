@@ -9,8 +9,10 @@ import sys
 import pytest
 import stand_in
 
-from thermojax import cli, datasets, doctor
+from thermojax import cli, datasets, doctor, plotting
 from thermojax.experiments.sweep import SweepConfig
+
+_SAVE_FIGURES = plotting.save_figures
 
 
 @pytest.fixture
@@ -28,6 +30,7 @@ def run(monkeypatch, tmp_path, capsys):
         return code, captured.out, captured.err
 
     call.install = install
+    monkeypatch.setattr("thermojax.plotting.save_figures", stand_in.save_figures)
     install(stand_in.runner())
     return call
 
@@ -45,7 +48,8 @@ def refused(run, *argv, parts=()):
     return err
 
 
-def test_sweep_without_arguments_writes_a_complete_run(run, tmp_path):
+def test_sweep_without_arguments_writes_a_complete_run(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("thermojax.plotting.save_figures", _SAVE_FIGURES)
     code, out, err = run("sweep")
     assert (code, err) == (0, "")
     folder = tmp_path / "runs" / "digits-001"
@@ -64,8 +68,6 @@ def test_sweep_without_arguments_writes_a_complete_run(run, tmp_path):
     for part in ("log Z", "±", "∞", "trusted", "report: runs/digits-001/report.html"):
         assert part in out
     assert max(map(len, out.splitlines()[1:])) <= 120
-    assert run("sweep")[0] == 0
-    assert (tmp_path / "runs" / "digits-002").is_dir()
 
 
 def test_arguments_reach_the_experiment(run, tmp_path):
@@ -90,8 +92,10 @@ def test_arguments_reach_the_experiment(run, tmp_path):
 
 def test_a_distrusted_result_is_shouted(run):
     run.install(stand_in.runner(trusted=False))
+    run("sweep")
     code, out, _ = run("sweep")
     assert code == 0
+    assert "runs/digits-002/report.html" in out
     assert "NOT TRUSTED" in out
     assert "LOW_ESS: the effective sample size is too small; use more particles" in out
 
@@ -183,6 +187,7 @@ def test_interruption(run, tmp_path, saved):
 
 
 def test_a_missing_extra_is_named(run, monkeypatch):
+    monkeypatch.setattr("thermojax.plotting.save_figures", _SAVE_FIGURES)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     code, _, err = run("sweep")
@@ -215,7 +220,7 @@ def test_help_is_short_and_complete(run):
         "--model",
         "--particles INT",
         "--overwrite",
-        "name of the",
+        "target column",
     ):
         assert part in out
     assert "None" not in out

@@ -14,6 +14,7 @@ import stand_in
 
 from thermojax import io
 from thermojax.estimators.estimate import Flag
+from thermojax.experiments.sweep import SweepConfig
 
 
 def test_a_file_is_whole_or_absent(tmp_path):
@@ -166,7 +167,6 @@ def test_checkpoint_missing(tmp_path):
 _SAVE_FOR_EVER = """
 import sys, itertools, numpy as np
 from thermojax.io import save_checkpoint
-from thermojax.experiments.sweep import SweepConfig
 for i in itertools.count():
     save_checkpoint(sys.argv[1], {"x": np.full(400_000, i), "i": i})
     if i == 3:

@@ -32,6 +32,11 @@ class Reader(html.parser.HTMLParser):
             self.text.append(data)
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr("thermojax.plotting.save_figures", stand_in.save_figures)
+
+
 def page(tmp_path, result, settings=None):
     settings = SweepConfig() if settings is None else settings
     io.write_config(tmp_path, settings, command_line="thermojax sweep digits")
@@ -67,6 +72,7 @@ def test_the_page_is_self_contained_and_complete(tmp_path):
     assert (tmp_path / "figures" / "ladder.png").is_file()
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_distrusted_result_says_so_with_reasons_and_mends(tmp_path):
     _, text, _ = page(tmp_path, stand_in.result(trusted=False))
     assert "! Not trusted." in text
@@ -76,6 +82,7 @@ def test_a_distrusted_result_says_so_with_reasons_and_mends(tmp_path):
     assert "LOW_ESS, RUNS_DISAGREE" in text
 
 
+@pytest.mark.usefixtures("quick")
 def test_regression_shows_the_evidence(tmp_path):
     result = stand_in.result("regression", test=False)
     _, text, _ = page(tmp_path, result)
@@ -88,6 +95,7 @@ def test_the_page_is_the_same_when_rebuilt(tmp_path):
     assert report.write_report(tmp_path).read_text(encoding="utf-8") == first
 
 
+@pytest.mark.usefixtures("quick")
 def test_foreign_text_is_escaped(tmp_path):
     result = stand_in.result()
     result.summary["data"] = "csv:<script>alert(1)</script>.csv"

@@ -242,7 +242,9 @@ def _read(path: Path, populations: Population) -> Estimate:
     measure = _start_measure(path)
     log_mass = jnp.asarray(measure.log_mass, value.dtype)
     stderr = jnp.sqrt(spread / runs)
+    virial = _virial(path, populations)
     flags = _verdict(path, populations, log_z, stderr, within, alive, on, readouts, budget)
+    flags = flags | raise_flags((Flag.NOT_STATIONARY, virial > 5))
     looks = jnp.sum(jnp.where(on, trace.looks, 0))
     parts = PartitionParts(
         point=path.point,
@@ -303,9 +305,10 @@ def _readouts(trace: Trace, on: Array, log_z: Array) -> tuple[dict[str, Array], 
         mean = jnp.sum(v, axis=1) / count
         centred = jnp.where(finite, v - mean[:, None], 0.0)
         variance = jnp.sum(centred**2, axis=1) / count
-        padded = jnp.where(used, lam, 1.0)
-        ti = thermodynamic_integration(padded, mean, variance)
-        return by_bar, ti.value, ti.parts["budget"], overlap
+        # under the reference the mean of V may be infinite: BAR takes the first step
+        padded = jnp.where(used, lam, 1.0)[1:]
+        ti = thermodynamic_integration(padded, mean[1:], variance[1:])
+        return by_bar, ti.value - edges.value[0], ti.parts["budget"], overlap
 
     by_bar, ti, budget, overlap = jax.vmap(one)(trace.lam, trace.value, on)
     pool = lambda x: logsumexp(x) - jnp.log(x.shape[0])
@@ -345,10 +348,37 @@ def _verdict(path, populations, log_z, stderr, within, alive, on, readouts, budg
             (gap_bar > 3 * stderr + 1e-4)
             | (gap_ti > 3 * jnp.sqrt(stderr**2 + ti_budget**2) + 1e-4),
         ),
-        (Flag.PHASE_COEXISTENCE, _coexistence(trace, on)),
+        (Flag.PHASE_COEXISTENCE, _coexistence(trace, on, smc.forget)),
         (Flag.FLOAT_RESOLUTION, ulp > 0.01),
         (Flag.NONFINITE, ~jnp.isfinite(log_z)),
     )
+
+
+def _virial(path: Path, populations: Population) -> Array:
+    """How many standard errors the final particles miss <theta . grad u> = d.
+
+    The identity holds for every ensemble whose density vanishes at infinity and knows
+    nothing of log Z: particles that lag behind the ladder break it even where all runs
+    lag alike. The error is the larger of the spread over runs and that over particles.
+    With hard walls (infinite energies) the identity gains a boundary term: no check.
+    """
+    sys, point = path.system, path.point
+    positions = populations.walkers.position
+
+    def one(theta):
+        slope = jax.grad(lambda t: reduced(sys, t, point))(theta)
+        products = jax.tree.map(lambda x, g: jnp.sum(x * g), theta, slope)
+        return sum(jax.tree.leaves(products))
+
+    values = jax.lax.map(lambda p: tempering.map_tiles(one, p, path.config.tile), positions)
+    size = sum(leaf[0, 0].size for leaf in jax.tree.leaves(positions))
+    excess = values - size
+    runs = jnp.mean(excess, axis=1)
+    by_run = jnp.std(runs, ddof=1) / jnp.sqrt(runs.size) if runs.size > 1 else 0.0
+    by_particle = jnp.std(excess) / jnp.sqrt(excess.size)
+    score = jnp.abs(jnp.mean(runs)) / jnp.maximum(by_run, by_particle)
+    walls = jnp.any(~jnp.isfinite(populations.trace.value[:, 0]))
+    return jnp.where(walls, 0.0, score)
 
 
 def _disagreement(runs: int) -> float:
@@ -368,13 +398,14 @@ def _r_hat(value: Array) -> Array:
     return jnp.sqrt(1 + outside / jnp.where(inside > 0, inside, 1.0))
 
 
-def _coexistence(trace: Trace, on: Array, bins: int = 16) -> Array:
+def _coexistence(trace: Trace, on: Array, forget: float, bins: int = 16) -> Array:
     """Two energy peaks at some rung, each with a tenth of the walkers, dip > 2 nats.
 
-    The dip must also be beyond counting noise, by four standard errors.
+    The dip must be beyond counting noise, by four standard errors, and the moves must
+    have failed to mix there: two peaks that exchange walkers freely do no harm.
     """
 
-    def one(value, used):
+    def one(value, used, correlation):
         finite = jnp.isfinite(value)
         low = jnp.quantile(jnp.where(finite, value, jnp.nanmax(value)), 0.01)
         high = jnp.quantile(jnp.where(finite, value, jnp.nanmin(value)), 0.99)
@@ -388,9 +419,10 @@ def _coexistence(trace: Trace, on: Array, bins: int = 16) -> Array:
         dip = jnp.log((lower + 1) / (counts + 1))
         sure = (lower - counts) > 4 * jnp.sqrt(lower + counts + 1)
         heavy = jnp.minimum(left_mass, right_mass) > 0.1 * value.shape[0]
-        return jnp.any((dip > 2) & sure & heavy) & used
+        stuck = correlation > forget
+        return jnp.any((dip > 2) & sure & heavy) & used & stuck
 
-    return jnp.any(jax.vmap(jax.vmap(one))(trace.value, on))
+    return jnp.any(jax.vmap(jax.vmap(one))(trace.value, on, trace.correlation))
 
 
 def differentiable_log_z(

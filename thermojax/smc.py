@@ -64,7 +64,7 @@ class SMC:
     target: float = 0.9
     moves: int = 2
     max_looks: int = 8
-    forget: float = 0.5
+    forget: float = 0.3
     max_rungs: int = 256
     waypoints: tuple[float, ...] = ()
     kernel: Callable[[System], Kernel] | None = None
@@ -202,7 +202,7 @@ class Population(NamedTuple):
         rung: int32 number of rungs done.
         step_size: kernel step.
         trace: see `Trace`.
-        kept: positions [W, n, ...] at the waypoints.
+        kept: positions [W, n, ...] at the waypoints, () without any.
         key: the population's key.
     """
 
@@ -303,7 +303,9 @@ def start(path: Path, key: Key) -> Population:
     )
     step = jnp.asarray(kernel.params.step_size, value.dtype)
     stops = len(smc.waypoints)
-    kept = jax.tree.map(lambda x: jnp.zeros((stops, *x.shape), x.dtype), walkers.position)
+    kept: PyTree = ()
+    if stops:
+        kept = jax.tree.map(lambda x: jnp.zeros((stops, *x.shape), x.dtype), walkers.position)
     return Population(walkers, jnp.arange(smc.n), jnp.int32(0), step, trace, kept, key)
 
 
@@ -430,10 +432,11 @@ def _rung(path: Path, pop: Population) -> Population:
         naive=put(trace.naive, 1 / ess - 1 / smc.n),
         drift=put(trace.drift, drift),
     )
-    place = jnp.where(arrived, ahead, len(smc.waypoints))
-    kept = jax.tree.map(
-        lambda rows, x: rows.at[place].set(x, mode="drop"), pop.kept, moved.walkers.position
-    )
+    kept = pop.kept
+    if smc.waypoints:
+        place = jnp.where(arrived, ahead, len(smc.waypoints))
+        keep = lambda rows, x: rows.at[place].set(x, mode="drop")
+        kept = jax.tree.map(keep, kept, moved.walkers.position)
     ancestor = pop.ancestor[index]
     return Population(moved.walkers, ancestor, k, moved.step_size, trace, kept, pop.key)
 

@@ -48,6 +48,7 @@ class Flag(enum.IntFlag):
     FEW_RUNS = 1 << 20
     ADAPTING = 1 << 21
     LADDER_UNFINISHED = 1 << 22
+    NOT_STATIONARY = 1 << 23
 
 
 _TEXT: dict[Flag, tuple[str, str]] = {
@@ -135,6 +136,10 @@ _TEXT: dict[Flag, tuple[str, str]] = {
     Flag.ADAPTING: (
         "the kernel was still adapting: it was no bath yet",
         "freeze the parameters and run again",
+    ),
+    Flag.NOT_STATIONARY: (
+        "the particles break the identity <theta . grad u> = d: they lag behind the ladder",
+        "use more moves per rung, longer trajectories, or a reference closer to the target",
     ),
     Flag.LADDER_UNFINISHED: (
         "the ladder did not reach the target within max_rungs",

@@ -14,7 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from thermojax.exact.references import INFLATION, REACH, normal_reference
+from thermojax.exact.references import (
+    INFLATION,
+    REACH,
+    normal_reference,
+    student_reference,
+)
 from thermojax.exact.solvable import Moments, Solvable, finite, positive
 from thermojax.priors import gaussian_prior, prior
 from thermojax.system import system
@@ -91,21 +96,25 @@ def _funnel_energy(theta, control, data):
     return v**2 / (2 * data**2) + 0.5 * jnp.exp(-v) * jnp.sum(z**2) + 0.5 * z.size * v
 
 
-def _funnel_log_density(theta, control, params):
-    scale, widening = params
-    v, z = theta[0], theta[1:]
-    widening = widening[1:].astype(theta.dtype)
-    log_v = -0.5 * (v / scale) ** 2 - jnp.log(scale)
-    square = jnp.exp(-v) * jnp.sum((z / widening) ** 2)
-    log_z = -0.5 * square - jnp.sum(0.5 * v + jnp.log(widening))
-    return log_v + log_z - 0.5 * theta.size * _LOG_2PI
+def _wide_log_density(theta, control, params):
+    center, scale, student = params
+    v = (theta[0] - center) / scale
+    log_v = -0.5 * v**2 - jnp.log(scale) - 0.5 * _LOG_2PI
+    return log_v + student.log_density(theta[1:])
 
 
-def _funnel_sample(key, control, params):
-    scale, widening = params
-    unit = jax.random.normal(key, widening.shape, widening.dtype)
-    v = scale * unit[0]
-    return jnp.concatenate([v[None], widening[1:] * jnp.exp(0.5 * v) * unit[1:]])
+def _wide_sample(key, control, params):
+    center, scale, student = params
+    z = student.sample(jax.random.fold_in(key, 1))
+    v = center + scale * jax.random.normal(jax.random.fold_in(key, 0), (1,), z.dtype)
+    return jnp.concatenate([v, z])
+
+
+def _wide_reference(center, scale, student):
+    """Normal v and, independently, Student z."""
+    like = jnp.zeros(student.template.size + 1)
+    params = (center, scale, student)
+    return prior(_wide_log_density, _wide_sample, like=like, params=params)
 
 
 def funnel(n: int = 9, s: float = 3.0) -> Solvable:
@@ -114,9 +123,10 @@ def funnel(n: int = 9, s: float = 3.0) -> Solvable:
         U = v^2 / (2 s^2) + e^{-v} |z|^2 / 2 + n v / 2,        theta = [v, z_1 .. z_n]
         log Z = (n/2) log(2 pi / b) + (1/2) log(2 pi s^2 / b) + n^2 (1-b)^2 s^2 / (8 b)
 
-    The marginal of v is N(n (1-b) s^2 / (2 b), s^2 / b). The reference is centred at
-    v = 0 with standard deviation 2 s, and z given v is twice as wide as at b = 1: for
-    large n s^2 and b far from one the target moves out of its reach.
+    The marginal of v is N(n (1-b) s^2 / (2 b), s^2 / b). The reference knows nothing of
+    the funnel: v normal and z Student with 3 degrees of freedom, independent, both wider
+    than the target. With n = 9 and s = 3 that is the classic failure of tempering, which
+    an estimator must notice.
 
     Args:
         n: number of z, at least 1.
@@ -146,12 +156,9 @@ def funnel(n: int = 9, s: float = 3.0) -> Solvable:
         variance = (n + 1) / (2 * beta**2) + 2 * bend / beta**3
         return Moments(log_z, mean, variance)
 
-    reference = prior(
-        _funnel_log_density,
-        _funnel_sample,
-        like=jnp.zeros(n + 1),
-        params=(2 * s, jnp.full(n + 1, 2.0)),
-    )
+    center = min(n * s**2 / 4, s)
+    width = 1.5 * math.exp(min(center + s**2 / 2, 40.0) / 2)
+    reference = _wide_reference(center, 2 * s, student_reference(n, 3.0, width))
     target = system(_funnel_energy, reference=reference, data=s)
     return Solvable(target, moments, n + 1, proper_above=0.0)
 
@@ -162,20 +169,6 @@ def _rosenbrock_energy(theta, control, data):
     return 0.5 * stiffness * (x - center) ** 2 + curvature * (y - x**2) ** 2
 
 
-def _rosenbrock_log_density(theta, control, params):
-    center, sd_x, sd_y = params
-    x = (theta[0] - center) / sd_x
-    y = (theta[1] - theta[0] ** 2) / sd_y
-    return -0.5 * (x**2 + y**2) - jnp.log(sd_x * sd_y) - _LOG_2PI
-
-
-def _rosenbrock_sample(key, control, params):
-    center, sd_x, sd_y = params
-    unit = jax.random.normal(key, (2,))
-    x = center + sd_x * unit[0]
-    return jnp.stack([x, x**2 + sd_y * unit[1]])
-
-
 def rosenbrock(
     curvature: float = 10.0, *, center: float = 1.0, stiffness: float = 1.0
 ) -> Solvable:
@@ -184,8 +177,8 @@ def rosenbrock(
         U = stiffness (x - center)^2 / 2 + curvature (y - x^2)^2
         Z = 2 pi / (beta sqrt(2 curvature stiffness)),    <U> = 1 / beta,    C = 1
 
-    The shear y -> y - x^2 has unit Jacobian and makes U Gaussian. The reference is the
-    same shear of a normal several times as wide.
+    The shear y -> y - x^2 has unit Jacobian and makes U Gaussian. The reference
+    is a pair of independent normals, wider than the marginals.
 
     Args:
         curvature: stiffness across the valley.
@@ -212,14 +205,11 @@ def rosenbrock(
         log_z = _LOG_2PI - math.log(beta) - 0.5 * math.log(2 * curvature * stiffness)
         return Moments(log_z, 1 / beta, 1 / beta**2)
 
-    sd_x = INFLATION / math.sqrt(REACH * stiffness)
-    sd_y = INFLATION / math.sqrt(2 * REACH * curvature)
-    reference = prior(
-        _rosenbrock_log_density,
-        _rosenbrock_sample,
-        like=jnp.zeros(2),
-        params=(center, sd_x, sd_y),
-    )
+    # marginals of x and y = x^2 + noise at beta = REACH, widened
+    var_x = 1 / (REACH * stiffness)
+    var_y = 2 * var_x**2 + 4 * center**2 * var_x + 1 / (2 * REACH * curvature)
+    covariance = INFLATION**2 * np.diag([var_x, var_y])
+    reference = normal_reference(np.array([center, center**2 + var_x]), covariance)
     data = (curvature, center, stiffness)
     target = system(_rosenbrock_energy, reference=reference, data=data)
     return Solvable(target, moments, 2, proper_above=0.0)
