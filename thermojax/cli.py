@@ -1,4 +1,4 @@
-"""The command `thermojax`: sweep, report, doctor.
+"""The command `thermojax`: sweep, resume, report, doctor.
 
 The only module that prints, configures jax and turns errors into exit codes: 0 done, 1 a
 check failed, 2 the request was wrong (one line, nothing written), 130 interrupted.
@@ -151,7 +151,22 @@ def _commands() -> dict[str, Any]:
         def act(self, argv: list[str]) -> int:
             return _doctor()
 
-    return {"sweep": Sweep, "report": Report, "doctor": Doctor}
+    @dataclasses.dataclass(frozen=True)
+    class Resume:
+        """Continue an interrupted sweep, bit for bit.
+
+        Attributes:
+            folder: folder of the run, with or without its ending .partial.
+            quiet: print nothing but errors.
+        """
+
+        folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+        quiet: bool = False
+
+        def act(self, argv: list[str]) -> int:
+            return _resume(self.folder, self.quiet)
+
+    return {"sweep": Sweep, "resume": Resume, "report": Report, "doctor": Doctor}
 
 
 # Sweep
@@ -159,9 +174,6 @@ def _commands() -> dict[str, Any]:
 
 def _sweep(config: Any, out: Path | None, overwrite: bool, quiet: bool, argv: list[str]) -> int:
     from thermojax.datasets import check_name
-    from thermojax.experiments.sweep import run_sweep
-    from thermojax.io import write_result
-    from thermojax.report import write_report
     from thermojax.runfolder import next_free, prepare
 
     check_name(config.data)
@@ -176,7 +188,25 @@ def _sweep(config: Any, out: Path | None, overwrite: bool, quiet: bool, argv: li
         command_line=shlex.join(["thermojax", *argv]),
         started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
-    under_way = False
+    return _execute(config, folder, quiet)
+
+
+def _resume(out: Path, quiet: bool) -> int:
+    from thermojax.experiments.sweep import SweepConfig
+    from thermojax.runfolder import unfinished
+
+    folder, settings = unfinished(out)
+    _use_all_cores()
+    return _execute(SweepConfig(**settings), folder, quiet)
+
+
+def _execute(config: Any, folder: Any, quiet: bool) -> int:
+    """Run the sweep in its folder; what was computed survives an interruption."""
+    from thermojax.experiments.sweep import run_sweep
+    from thermojax.io import write_result
+    from thermojax.report import write_report
+
+    under_way = folder.checkpoint.exists()
     try:
         with _progress(f"sweep {config.data}", quiet) as show:
 
@@ -190,7 +220,7 @@ def _sweep(config: Any, out: Path | None, overwrite: bool, quiet: bool, argv: li
         write_report(folder.partial)
     except KeyboardInterrupt:
         if folder.checkpoint.exists():
-            raise KeyboardInterrupt(f": the state so far is in {folder.partial}") from None
+            raise KeyboardInterrupt(f": go on with `thermojax resume {folder.out}`") from None
         folder.discard()
         raise KeyboardInterrupt(": nothing was written") from None
     except (ValueError, OSError) as error:

@@ -13,7 +13,7 @@ Source: specification of the core, sections 3.1-3.5 and 5.2 (derived here).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -32,10 +32,23 @@ from thermojax.system import Point, System, reduced
 from thermojax.typing import Array, ArrayLike, ImproperEnsembleError, Key, PyTree, is_concrete
 
 __all__ = [
+    "Checkpoint",
     "PartitionParts",
     "differentiable_log_z",
     "log_partition",
 ]
+
+
+class Checkpoint(Protocol):
+    """Somewhere to keep the state of a long computation."""
+
+    def load(self, like: PyTree) -> PyTree:
+        """What was kept, shaped as `like`; `like` itself if nothing was."""
+        ...
+
+    def save(self, state: PyTree) -> None:
+        """Keep the state, replacing what was kept only once this is complete."""
+        ...
 
 
 class PartitionParts(NamedTuple):
@@ -76,6 +89,7 @@ def log_partition(
     check: bool = True,
     mesh: jax.sharding.Mesh | None = None,
     progress: bool | Callable[[int, int], None] = False,
+    checkpoint: Checkpoint | None = None,
 ) -> Estimate:
     """log Z = log int m(theta) exp(-beta U(theta; control)) d theta, in nats.
 
@@ -90,6 +104,8 @@ def log_partition(
         check: test along rays that Z converges (outside jit only; Lebesgue measure only).
         mesh: mesh with an "ensemble" axis over which the populations are shared out.
         progress: show a bar over the path, or call `progress(done, total)`.
+        checkpoint: where the populations are kept every few rungs and from where they go
+            on, bit for bit, if they were kept before; ignored under jit.
 
     Returns:
         `Estimate`: value = log of the mean Z over populations (unbiased in Z up to the
@@ -125,7 +141,7 @@ def log_partition(
     path = tempering.prepare(settings, sys, point, reference)
     keys = jax.random.split(stream(key, Stream.SWAP), settings.n_runs)
     if concrete:
-        populations = _climb_in_chunks(path, keys, mesh, progress)
+        populations = _climb_in_chunks(path, keys, mesh, progress, checkpoint)
         return _read_jit(path, populations)
     return _read(path, _climb(path, _begin(path, keys, mesh), settings.max_rungs, mesh))
 
@@ -195,22 +211,25 @@ _climb_jit = jax.jit(_climb, static_argnames="mesh")
 
 
 def _climb_in_chunks(
-    path: Path, keys: Key, mesh: Any, progress: Any, rungs: int = 8
+    path: Path, keys: Key, mesh: Any, progress: Any, store: Checkpoint | None, rungs: int = 8
 ) -> Population:
     """All populations to the end of the path, `rungs` at a time; the same numbers."""
     populations = _begin_jit(path, keys, mesh)
     most, until, shown = path.config.smc.max_rungs, 0, 0
-    if progress is False:
+    if progress is False and store is None:
         return _climb_jit(path, populations, jnp.int32(most), mesh)
+    if store is not None:
+        populations = store.load(populations)
+        until = int(jnp.min(populations.rung))
     with reporter(progress, 1000, "path") as report:
-        while until < most:
+        while shown < 1000 and until < most:
             until = min(until + rungs, most)
             populations = _climb_jit(path, populations, jnp.int32(until), mesh)
+            if store is not None:
+                store.save(populations)
             done = int(1000 * path_progress(populations))
             report(done - shown)
             shown = done
-            if done == 1000:
-                break
     return populations
 
 

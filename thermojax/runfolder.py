@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import shutil
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from thermojax.io import write_config
 
-__all__ = ["RunFolder", "next_free", "prepare"]
+__all__ = ["RunFolder", "next_free", "prepare", "unfinished"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +112,31 @@ def prepare(out: Path | str, overwrite: bool = False) -> RunFolder:
             )
     missing = tuple(folder for folder in out.parents if not folder.exists())
     return RunFolder(out, partial, overwrite, missing)
+
+
+def unfinished(out: Path | str) -> tuple[RunFolder, dict[str, Any]]:
+    """The folder of an interrupted run, and the settings it was started with.
+
+    Args:
+        out: the run's folder, with or without its ending `.partial`.
+
+    Raises:
+        FileExistsError: the run is finished.
+        FileNotFoundError: no such run.
+        ValueError: its settings cannot be read.
+    """
+    out = Path(out)
+    out = out.with_name(out.name.removesuffix(".partial"))
+    partial = out.with_name(f"{out.name}.partial")
+    if not (partial / "config.json").is_file():
+        if (out / "config.json").is_file():
+            raise FileExistsError(f"{out} is finished: there is nothing to resume")
+        raise FileNotFoundError(f"{partial} holds no interrupted run (no config.json)")
+    try:
+        settings = json.loads((partial / "config.json").read_text())["settings"]
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{partial / 'config.json'} is damaged: start again") from error
+    return RunFolder(out, partial), settings
 
 
 def next_free(stem: Path) -> Path:

@@ -32,6 +32,7 @@ from thermojax.dynamics.langevin import langevin
 from thermojax.ensembles import init_ensemble, run
 from thermojax.estimators.estimate import Estimate, explain
 from thermojax.estimators.mixture import t_factor
+from thermojax.io import load_checkpoint, save_checkpoint
 from thermojax.metrics import LayerTemperatures, layer_temperatures
 from thermojax.partition import log_partition
 from thermojax.priors import gaussian_prior
@@ -189,6 +190,21 @@ def _settings(config: SweepConfig, size: int, waypoints: tuple[float, ...]) -> S
     )
 
 
+class _Folder(NamedTuple):
+    """A folder as a `Checkpoint`."""
+
+    path: Path
+
+    def load(self, like: PyTree) -> PyTree:
+        try:
+            return load_checkpoint(self.path, like)
+        except FileNotFoundError:
+            return like
+
+    def save(self, state: PyTree) -> None:
+        save_checkpoint(self.path, state)
+
+
 def run_sweep(
     config: SweepConfig,
     *,
@@ -200,7 +216,8 @@ def run_sweep(
     Args:
         config: settings.
         progress: called with the fraction done and a note.
-        checkpoint: folder for intermediate state.
+        checkpoint: folder where the populations are kept every few rungs; if it holds
+            some of the same sweep already, they go on from there, bit for bit.
 
     Raises:
         ValueError, FileNotFoundError: unusable data or settings, before any work.
@@ -237,6 +254,7 @@ def run_sweep(
         method=smc,
         mesh=mesh,
         progress=lambda done, total: say(0.9 * done / total, "tempering"),
+        checkpoint=None if checkpoint is None else _Folder(checkpoint),
     )
     est = jax.device_get(est)
     say(0.9, "predictions")
