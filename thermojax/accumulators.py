@@ -185,9 +185,7 @@ class _Moments:
                 compensated_add(p, b - a) for p, a, b in zip(sums, now, new, strict=True)
             )
 
-        out = jax.tree.map(
-            four, shift, x, acc.mean, acc.m2, acc.m3, acc.m4, is_leaf=is_pair
-        )
+        out = jax.tree.map(four, shift, x, acc.mean, acc.m2, acc.m3, acc.m4, is_leaf=is_pair)
         return _MomentSums(old + 1, shift, *_unzip(out, shift, 4))
 
     def merge(self, a, b):
@@ -385,9 +383,7 @@ class _Dyadic:
         zero = jnp.zeros_like(ma)
         na, nb = a.blocks.astype(ma.dtype), b.blocks.astype(ma.dtype)
         mean, m2, *_ = _merge_central(na, nb, (ma, a.m2, zero, zero), (mb, b.m2, zero, zero))
-        return _DyadicSums(
-            a.count + b.count, shift, a.pending, a.blocks + b.blocks, mean, m2
-        )
+        return _DyadicSums(a.count + b.count, shift, a.pending, a.blocks + b.blocks, mean, m2)
 
     def finalize(self, acc, least: int = 64):
         n = acc.blocks.astype(acc.mean.dtype)
@@ -402,9 +398,7 @@ class _Dyadic:
         plateau = (last >= 2) & (by_level[last] - before < 2 * noise)
         count = acc.count.astype(acc.mean.dtype)
         iact = jnp.maximum(count * stderr**2 / variance[0], 1 / count)
-        return Dyadic(
-            acc.shift + acc.mean[0], stderr, iact, count / iact, plateau, by_level
-        )
+        return Dyadic(acc.shift + acc.mean[0], stderr, iact, count / iact, plateau, by_level)
 
 
 def dyadic(of: Callable | None = None, *, levels: int = 24) -> _Dyadic:
@@ -458,4 +452,3 @@ def histogram(edges: ArrayLike, of: Callable | None = None) -> _Histogram:
     if values.ndim != 1 or len(values) < 2 or not np.all(np.diff(values) > 0):
         raise ValueError(f"histogram edges must be an increasing vector, got {edges}")
     return _Histogram(tuple(float(v) for v in values), of)
-

@@ -24,9 +24,10 @@ from thermojax.accumulators import Compensated, compensated_add
 from thermojax.dynamics.kernel import (
     Kernel,
     Ledger,
+    LedgerSums,
     Stream,
-    empty_total,
-    ledger_total,
+    add_move,
+    no_moves,
     stream,
 )
 from thermojax.progress import reporter
@@ -177,7 +178,7 @@ class _Plan:
         sample = kernel.observe(state)
         return {
             "accumulators": {name: acc.init(sample) for name, acc in self.accumulate},
-            "ledger": () if self.ledger == "none" else empty_total(state.energy.dtype),
+            "ledger": () if self.ledger == "none" else no_moves(state.energy.dtype),
             "acceptance": jax.tree.map(jnp.zeros_like, Compensated(*[state.energy] * 2)),
             "flags": jnp.zeros((), jnp.uint32),
         }
@@ -192,9 +193,9 @@ class _Plan:
             "flags": tally["flags"] | info.flags,
         }
 
-    def _book(self, total: Ledger, move: Ledger) -> Ledger:
+    def _book(self, total: LedgerSums, move: Ledger) -> LedgerSums:
         if self.ledger == "full":
-            return ledger_total(total, move)
+            return add_move(total, move)
         heat = compensated_add(compensated_add(total.heat, move.heat), move.energy_rounding)
         return total._replace(heat=heat)
 
@@ -213,7 +214,8 @@ def _walk(plan, kernel, key, point, params, start, count, n_keep, walker, state,
         if plan.differentiable:
             steps = first + jnp.arange(length, dtype=jnp.uint32)
             return jax.lax.scan(lambda c, i: (body(i, c), None), carry, steps)[0]
-        return jax.lax.fori_loop(jnp.uint32(0), jnp.uint32(length), _shifted(body, first), carry)
+        shifted = lambda i, c: body(first + i, c)
+        return jax.lax.fori_loop(jnp.uint32(0), jnp.uint32(length), shifted, carry)
 
     if not n_keep:
         state, tally = loop(jnp.uint32(0), count, (state, tally))
@@ -226,10 +228,6 @@ def _walk(plan, kernel, key, point, params, start, count, n_keep, walker, state,
     blocks = jnp.arange(n_keep, dtype=jnp.uint32)
     (state, tally), trace = jax.lax.scan(block, (state, tally), blocks)
     return state, tally, trace
-
-
-def _shifted(body, first):
-    return lambda i, carry: body(first + i, carry)
 
 
 def _advance(plan, kernel, key, st, tally, point, params, count, n_keep, mesh):
@@ -378,8 +376,7 @@ def _collect(plan, tally, traces, tile, n_steps):
     for name, acc in plan.accumulate:
         out[name] = jax.vmap(acc.finalize)(tally["accumulators"][name])
     if plan.ledger != "none":
-        is_sum = lambda x: isinstance(x, Compensated)
-        out["ledger"] = jax.tree.map(lambda c: c.value, tally["ledger"], is_leaf=is_sum)
+        out["ledger"] = tally["ledger"].total()
     out["acceptance"] = tally["acceptance"].value / max(n_steps, 1)
     out["flags"] = tally["flags"]
     if traces:
@@ -450,9 +447,7 @@ def _drive(kernel, key, st, path, params, mesh):
     if mesh is not None:
         here, there = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("ensemble")
         specs = (here,) * 5 + (there,) * 2
-        part = jax.shard_map(
-            part, mesh=mesh, in_specs=specs, out_specs=there, check_vma=False
-        )
+        part = jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=there, check_vma=False)
     walkers, ledger = part(kernel, key, path, params, st.step, st.walker, st.walkers)
     step = st.step + jnp.uint32(n_steps)
     ledger = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), ledger)

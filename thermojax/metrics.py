@@ -74,9 +74,10 @@ def layer_temperatures(
     Raises:
         ValueError: beta = 0, where temperature is infinite.
     """
-    if not float(point.beta) > 0:
-        raise ValueError(f"beta={float(point.beta)} has no finite temperature to measure")
-    temperature = 1 / float(point.beta)
+    beta = np.asarray(point.beta).item()
+    if not beta > 0:
+        raise ValueError(f"beta={beta} has no finite temperature to measure")
+    temperature = 1 / beta
     squares, laps = _sums(sys, positions, point, key, tuple(groups.values()), probes, tile)
     walkers = squares.shape[0]
     g, h = jnp.mean(squares, axis=1), jnp.mean(laps, axis=1)
@@ -101,7 +102,10 @@ def layer_temperatures(
     else:
         mean = error = jnp.full(len(groups), jnp.nan)
     return LayerTemperatures(
-        tuple(groups), temperature * mean, temperature * error, temperature * ratio,
+        tuple(groups),
+        temperature * mean,
+        temperature * error,
+        temperature * ratio,
         temperature * ratio_error,
     )
 
@@ -142,5 +146,6 @@ def _unravel(flat: Array, like: PyTree) -> PyTree:
     sizes = np.cumsum([x.size for x in leaves])[:-1]
     parts = jnp.split(flat, sizes)
     return jax.tree.unflatten(
-        treedef, [p.reshape(x.shape).astype(x.dtype) for p, x in zip(parts, leaves, strict=True)]
+        treedef,
+        [p.reshape(x.shape).astype(x.dtype) for p, x in zip(parts, leaves, strict=True)],
     )

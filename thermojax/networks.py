@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from thermojax.priors import Prior, Template
 from thermojax.system import System, check_finite, positional
-from thermojax.typing import Array, ArrayLike, PyTree
+from thermojax.typing import Array, PyTree
 
 __all__ = ["from_flax", "gaussian_loss", "mlp", "softmax_loss"]
 
@@ -36,7 +36,7 @@ class _GaussianLoss:
     normalized: bool
 
     def __call__(self, output, target, control=()):
-        noise = control if jax.tree.leaves(control) else self.noise
+        noise = jnp.asarray(control if jax.tree.leaves(control) else self.noise)
         residual = (target - jnp.reshape(output, jnp.shape(target))) / noise
         value = 0.5 * jnp.sum(residual**2)
         if self.normalized:
@@ -44,7 +44,7 @@ class _GaussianLoss:
         return value
 
 
-def gaussian_loss(noise: ArrayLike = 1.0, *, normalized: bool = False) -> Callable:
+def gaussian_loss(noise: float = 1.0, *, normalized: bool = False) -> Callable:
     """Squared error of one example in nats: |target - output|^2 / (2 noise^2).
 
     Args:

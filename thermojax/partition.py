@@ -25,8 +25,8 @@ from thermojax.dynamics.kernel import Stream, stream
 from thermojax.estimators.estimate import Estimate, Flag, raise_flags
 from thermojax.estimators.free_energy import bar, thermodynamic_integration
 from thermojax.estimators.mixture import t_factor
-from thermojax.propriety import check_normalizable
 from thermojax.progress import reporter
+from thermojax.propriety import check_normalizable
 from thermojax.smc import SMC, Path, Population, Trace
 from thermojax.system import Point, System, reduced
 from thermojax.typing import Array, ArrayLike, ImproperEnsembleError, Key, PyTree, is_concrete
@@ -184,8 +184,10 @@ def _each_run(path: Path, fn: Callable, tree: PyTree, mesh: Any) -> PyTree:
 
     def part(path, tree):
         one = lambda x: fn(path, x)
-        return jax.lax.map(one, tree) if path.config.tile < path.config.smc.n else (
-            jax.vmap(one)(tree)
+        return (
+            jax.lax.map(one, tree)
+            if path.config.tile < path.config.smc.n
+            else (jax.vmap(one)(tree))
         )
 
     if mesh is not None:
@@ -247,7 +249,7 @@ def path_progress(populations: Population) -> float:
 
 def _read(path: Path, populations: Population) -> Estimate:
     """Combine the populations into one estimate with its verdict."""
-    smc, sys = path.config.smc, path.system
+    smc = path.config.smc
     runs = smc.n_runs
     trace, rungs = populations.trace, populations.rung
     log_z = jnp.take_along_axis(trace.log_z, rungs[:, None], axis=1)[:, 0]
@@ -258,8 +260,7 @@ def _read(path: Path, populations: Population) -> Estimate:
     spread = jnp.maximum(t_factor(runs) ** 2 * between, within)
     on = jnp.arange(smc.max_rungs + 1)[None, :] <= rungs[:, None]
     readouts, budget = _readouts(trace, on, log_z)
-    measure = _start_measure(path)
-    log_mass = jnp.asarray(measure.log_mass, value.dtype)
+    log_mass = jnp.asarray(path.start.log_mass, value.dtype)
     stderr = jnp.sqrt(spread / runs)
     virial = _virial(path, populations)
     flags = _verdict(path, populations, log_z, stderr, within, alive, on, readouts, budget)
@@ -290,11 +291,6 @@ def _merge_runs(x: Array) -> Array:
     return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
 
-def _start_measure(path: Path) -> Any:
-    prior = path.kernel.sample.args[0].prior
-    return prior.measure
-
-
 def _genealogy(pop: Population, n: int) -> tuple[Array, Array, Array]:
     """Relative variance of Z-hat by first ancestors; their effective and actual number."""
     offspring = jnp.zeros(n).at[pop.ancestor].add(1.0) / n
@@ -306,7 +302,7 @@ def _genealogy(pop: Population, n: int) -> tuple[Array, Array, Array]:
     return jnp.maximum(variance, naive), 1 / jnp.sum(offspring**2), alive
 
 
-def _readouts(trace: Trace, on: Array, log_z: Array) -> tuple[dict[str, Array], Array]:
+def _readouts(trace: Trace, on: Array, log_z: Array) -> tuple[dict[str, Array], Any]:
     """log Z of all runs by BAR and by Hermite TI, beside SMC's; and TI's budget."""
 
     def one(lam, value, used):

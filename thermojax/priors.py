@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from thermojax.typing import Array, ArrayLike, Key, PyTree, ShapeError
+from thermojax.typing import Array, ArrayLike, Key, PyTree, ShapeError, is_traced
 
 __all__ = [
     "CoupledPrior",
@@ -215,7 +215,7 @@ def gaussian_prior(
     scale_fn = scale if callable(scale) else None
     values = () if scale_fn is not None else scale
     for leaf in jax.tree.leaves(values):
-        if not isinstance(leaf, jax.core.Tracer) and not (
+        if not is_traced(leaf) and not (
             bool(jnp.all(jnp.asarray(leaf) > 0)) and bool(jnp.all(jnp.isfinite(leaf)))
         ):
             raise ValueError(f"prior scale must be positive and finite, got {leaf}")
@@ -306,7 +306,9 @@ class LocalizedPrior:
             log_norm = jnp.zeros(())
         elif isinstance(self.base, GaussianPrior):
             scales = self.base.scales(anchor, control)
-            precision = jax.tree.map(lambda s, g: jnp.broadcast_to(1 / s**2, g.shape), scales, gamma)
+            precision = jax.tree.map(
+                lambda s, g: jnp.broadcast_to(1 / s**2, g.shape), scales, gamma
+            )
             log_norm = self.base.log_density(jax.tree.map(jnp.zeros_like, anchor), control)
         else:
             raise ValueError(

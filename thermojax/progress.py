@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 __all__ = ["reporter"]
 
@@ -11,7 +11,7 @@ __all__ = ["reporter"]
 @contextlib.contextmanager
 def reporter(
     progress: bool | Callable[[int, int], None], total: int, unit: str
-) -> Iterator[Callable[[int], None]]:
+) -> Generator[Callable[[int], None]]:
     """A function to call with the work just done.
 
     Args:

@@ -46,7 +46,9 @@ def check_normalizable(
     """
     template = sys.template if template is None else template
     if template is None:
-        raise ShapeError("the shape of theta is unknown: say it with tj.system(..., like=theta)")
+        raise ShapeError(
+            "the shape of theta is unknown: say it with tj.system(..., like=theta)"
+        )
     flat = jax.random.normal(stream(key, Stream.INIT), (rays, template.size), template.dtype)
     directions = [template.unflatten(v) for v in flat]
     names = template.paths()
@@ -56,7 +58,9 @@ def check_normalizable(
         leaves, treedef = jax.tree.flatten(v)
 
         def at(s: float) -> Any:
-            factor = [s if g else 1 / s if h else 1.0 for g, h in zip(grow, shrink, strict=True)]
+            factor = [
+                s if g else 1 / s if h else 1.0 for g, h in zip(grow, shrink, strict=True)
+            ]
             moved = [x * jnp.asarray(f, x.dtype) for x, f in zip(leaves, factor, strict=True)]
             return float(reduced(sys, jax.tree.unflatten(treedef, moved), point))
 
@@ -81,8 +85,9 @@ def _need(slope: float, dim: int, what: str, point: Point) -> None:
     # an infinite energy far out confines; nan (inf - inf) says nothing
     if slope > dim + _MARGIN or np.isnan(slope):
         return
+    beta = np.asarray(point.beta).item()
     raise ImproperEnsembleError(
-        f"Z diverges at beta={float(point.beta):g}: the energy stays too flat while {what} "
+        f"Z diverges at beta={beta:g}: the energy stays too flat while {what} "
         f"grows (slope {slope:.2f} per log scale, more than {dim} needed). Give "
         "prior=tj.gaussian_prior(scale), or ask for differences between two controls"
     )

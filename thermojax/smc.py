@@ -136,11 +136,11 @@ class _PathBase:
         """The reference knows its shape."""
         return self
 
-    def log_density(self, theta, control=()):
+    def log_density(self, theta, control=Point(0.0)):
         """log q."""
         return self.measure.log_density(theta, control.control)
 
-    def sample(self, key, control=()):
+    def sample(self, key, control=Point(0.0)):
         """One exact draw."""
         return self.measure.sample(key, control.control)
 
@@ -232,6 +232,7 @@ class Path(NamedTuple):
     point: Point
     config: Any
     system: System
+    start: Any
 
 
 @jax.tree_util.register_static
@@ -263,7 +264,9 @@ def prepare(smc: SMC, sys: System, point: Point, reference: Any = None) -> Path:
     if smc.n % tile:
         raise ValueError(f"n={smc.n} must be a multiple of tile={tile}")
     static = _Static(smc, tile, not energy_fn.on_prior)
-    return Path(kernel, point, static, sys)
+    base = path.prior
+    assert isinstance(base, _PathBase)
+    return Path(kernel, point, static, sys, base.measure)
 
 
 def _energies(path: Path, walkers: Any) -> Any:
@@ -286,7 +289,6 @@ def start(path: Path, key: Key) -> Population:
 
     walkers = map_tiles(one, jnp.arange(smc.n, dtype=jnp.uint32), path.config.tile)
     value = walkers.energy
-    zero = jnp.zeros((), value.dtype)
     energy = _energies(path, walkers)
     k = smc.max_rungs + 1
     rows = lambda x: jnp.zeros((k, *x.shape), x.dtype).at[0].set(x)

@@ -87,9 +87,7 @@ def _curve(est: Estimate, betas: Array) -> Curve:
     independent = (1 - rho) / (1 + rho)
 
     def at(beta):
-        extra = (
-            beta * energy if tempered is None else trace.value + (beta - target) * energy
-        )
+        extra = beta * energy if tempered is None else trace.value + (beta - target) * energy
         runs = jax.vmap(mixture_moments, in_axes=(0, 0, 0, 0, 0, 0, None))(
             trace.lam, trace.log_z, on, trace.value, extra, energy, shift
         )
@@ -124,7 +122,9 @@ def _thermodynamics(runs: MixtureMoments, beta: Array, shift: Array, log_mass: A
         energy = pooled.energy + shift
         return {
             "log_z": log_z,
-            "free_energy": jnp.where(beta > 0, -log_z / jnp.where(beta > 0, beta, 1.0), -jnp.inf),
+            "free_energy": jnp.where(
+                beta > 0, -log_z / jnp.where(beta > 0, beta, 1.0), -jnp.inf
+            ),
             "internal_energy": energy,
             "entropy": beta * energy + log_z,
             "heat_capacity": beta**2 * pooled.variance,

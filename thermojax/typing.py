@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+from jax.core import Tracer
 
 __all__ = [
     "Array",
@@ -16,6 +17,7 @@ __all__ = [
     "ShapeError",
     "UntrustedEstimate",
     "is_concrete",
+    "is_traced",
 ]
 
 Array = jax.Array
@@ -40,6 +42,11 @@ class UntrustedEstimate(RuntimeError):
     """Raised by `Estimate.require_trusted` outside jit, with reasons and remedies."""
 
 
+def is_traced(x: object) -> bool:
+    """True for a value that is being traced."""
+    return isinstance(x, Tracer)
+
+
 def is_concrete(tree: PyTree) -> bool:
     """True if no leaf of `tree` is being traced, so that its values can be read."""
-    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+    return not any(is_traced(leaf) for leaf in jax.tree.leaves(tree))

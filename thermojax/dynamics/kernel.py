@@ -42,10 +42,12 @@ __all__ = [
     "Kernel",
     "KernelMeta",
     "Ledger",
+    "LedgerSums",
     "Stream",
+    "add_move",
     "balance",
     "evaluate",
-    "ledger_total",
+    "no_moves",
     "zero_ledger",
 ]
 
@@ -101,12 +103,27 @@ def balance(after: Array, before: Array, *terms: Array) -> Array:
     return hi + lo
 
 
-def ledger_total(total: Ledger, move: Ledger) -> Ledger:
-    """Add one move to a ledger of `Compensated` sums; the roundings join heat and bath."""
+class LedgerSums(NamedTuple):
+    """Compensated sums of the entries of a ledger; the roundings join heat and bath."""
+
+    work: Compensated
+    heat: Compensated
+    protocol: Compensated
+    shadow: Compensated
+    bath: Compensated
+
+    def total(self) -> Ledger:
+        """The sums, each rounded once."""
+        zero = jnp.zeros_like(self.work.hi)
+        return Ledger(*(entry.value for entry in self), zero, zero)
+
+
+def add_move(total: LedgerSums, move: Ledger) -> LedgerSums:
+    """Add one move."""
     work = compensated_add(total.work, move.work)
     heat = compensated_add(compensated_add(total.heat, move.heat), move.energy_rounding)
     bath = compensated_add(compensated_add(total.bath, move.bath), move.nats_rounding)
-    return total._replace(
+    return LedgerSums(
         work=work,
         heat=heat,
         protocol=compensated_add(total.protocol, move.protocol),
@@ -115,9 +132,10 @@ def ledger_total(total: Ledger, move: Ledger) -> Ledger:
     )
 
 
-def empty_total(dtype: Any) -> Ledger:
-    """A ledger of `Compensated` sums, all zero."""
-    return jax.tree.map(lambda z: Compensated(z, z), zero_ledger(dtype))
+def no_moves(dtype: Any) -> LedgerSums:
+    """Sums over nothing."""
+    zero = jnp.zeros((), dtype)
+    return LedgerSums(*(Compensated(zero, zero) for _ in range(5)))
 
 
 class Info(NamedTuple):

@@ -132,7 +132,7 @@ class _Phase(NamedTuple):
 
     theta: PyTree
     r: PyTree
-    at: Evaluation | None
+    at: Any
     bath: Array
 
 
@@ -194,8 +194,8 @@ def _refresh(phase: _Phase, clock: _Clock, noise: Array) -> _Phase:
 
 def _letters(
     word: str, sys: System, phase: _Phase, clock: _Clock, point: Point, noise: Array
-) -> tuple[_Phase, Evaluation | None]:
-    """Apply letters in turn; also returns the last evaluation made (the LM mid-point)."""
+) -> tuple[_Phase, Any]:
+    """Apply letters in turn; also returns where U was last evaluated (the LM mid-point)."""
     beta = point_beta(point, phase.bath.dtype)
     last = None
     for letter in word:
@@ -436,8 +436,6 @@ def _observe(word, state):
 
 def _sample(sys, key, point):
     return sys.sample_base(key, point.control)
-
-
 
 
 def _validate(letters: str, metropolize: bool, n_inner: int, jitter: float) -> None:

@@ -13,11 +13,10 @@ from __future__ import annotations
 import enum
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from thermojax.typing import Array, ArrayLike, UntrustedEstimate
+from thermojax.typing import Array, ArrayLike, UntrustedEstimate, is_traced
 
 __all__ = ["Estimate", "Flag", "explain", "raise_flags"]
 
@@ -168,7 +167,9 @@ def explain(flags: ArrayLike) -> list[str]:
     """
     bits = int(np.bitwise_or.reduce(np.asarray(flags, np.uint32).ravel()))
     return [
-        f"{flag.name}: {reason}; {mend}" for flag, (reason, mend) in _TEXT.items() if bits & flag
+        f"{flag.name}: {reason}; {mend}"
+        for flag, (reason, mend) in _TEXT.items()
+        if bits & flag
     ]
 
 
@@ -195,7 +196,7 @@ class Estimate(NamedTuple):
     def trusted(self) -> Array | bool:
         """True where no flag is raised; a Python bool outside jit for a scalar."""
         ok = self.flags == 0
-        if isinstance(ok, jax.core.Tracer) or np.ndim(ok):
+        if is_traced(ok) or np.ndim(ok):
             return ok
         return bool(ok)
 
@@ -210,7 +211,7 @@ class Estimate(NamedTuple):
         Raises:
             UntrustedEstimate: with every reason and its mend; outside jit only.
         """
-        if isinstance(self.flags, jax.core.Tracer):
+        if is_traced(self.flags):
             raise TypeError("require_trusted reads values: call it outside jit")
         reasons = self.reasons
         if reasons:

@@ -415,9 +415,7 @@ def _thermometer(sys, particles, point, key, groups, walkers):
         ledger="none",
     )
     trace = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), out["trace"])
-    return layer_temperatures(
-        sys, trace["position"], trace["momentum"], point, keys[2], groups
-    )
+    return layer_temperatures(sys, trace["position"], trace["momentum"], point, keys[2], groups)
 
 
 def _phase(sample: Any) -> dict[str, PyTree]:
