@@ -445,6 +445,10 @@ class _Histogram:
 def histogram(edges: ArrayLike, of: Callable | None = None) -> _Histogram:
     """Counts of an observable between increasing edges; arrays count every element.
 
+    Args:
+        edges: [B + 1] increasing.
+        of: `sample -> array`; the energy U by default.
+
     Raises:
         ValueError: edges that do not increase.
     """

@@ -26,7 +26,12 @@ __all__ = ["from_flax", "gaussian_loss", "mlp", "softmax_loss"]
 
 
 def softmax_loss(logits: Array, label: Array) -> Array:
-    """Cross entropy of one example in nats: -log softmax(logits)[label]."""
+    """Cross entropy of one example in nats: -log softmax(logits)[label].
+
+    Args:
+        logits: [classes].
+        label: integer class.
+    """
     return -jax.nn.log_softmax(logits)[label]
 
 

@@ -115,6 +115,9 @@ class _PathEnergy:
         return value - sys.log_base(theta, control.control) + log_q
 
 
+_NOWHERE = Point(0.0)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class _PathBase:
@@ -136,11 +139,11 @@ class _PathBase:
         """The reference knows its shape."""
         return self
 
-    def log_density(self, theta, control=Point(0.0)):
+    def log_density(self, theta, control=_NOWHERE):
         """log q."""
         return self.measure.log_density(theta, control.control)
 
-    def sample(self, key, control=Point(0.0)):
+    def sample(self, key, control=_NOWHERE):
         """One exact draw."""
         return self.measure.sample(key, control.control)
 

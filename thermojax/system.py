@@ -222,6 +222,7 @@ def system(
         ValueError: non-finite data.
 
     Example:
+        >>> from thermojax import gaussian_prior
         >>> sys = system(lambda x: (x**2 - 1) ** 2, prior=gaussian_prior(1.0), like=0.0)
         >>> float(sys.energy(0.0))
         1.0
@@ -282,7 +283,13 @@ def finite_sum(
 
 
 def reduced(sys: System, theta: PyTree, point: Point) -> Array:
-    """Reduced energy u = beta U - log m at one theta, a scalar in nats."""
+    """Reduced energy u = beta U - log m, a scalar in nats.
+
+    Args:
+        sys: the system.
+        theta: one set of parameters.
+        point: beta and control.
+    """
     energy = sys.energy(theta, point.control)
     return jnp.asarray(point.beta) * energy - sys.log_base(theta, point.control)
 
@@ -310,6 +317,13 @@ def coupled(sys0: System, sys1: System) -> System:
     so that d log Z / d lam = -<u_1 - u_0>. A control of the two systems themselves is
     given as `control=(lam, inner)`. The base mass is known only where both systems share
     one prior; otherwise only ratios of Z are defined along the path.
+
+    Args:
+        sys0: the system at lam = 0.
+        sys1: the system at lam = 1, over the same theta.
+
+    Raises:
+        ValueError: a prior on one of the two only.
     """
     if sys0.prior is sys1.prior:
         prior = sys0.prior

@@ -166,12 +166,22 @@ def _single(est: Estimate, beta: ArrayLike | None, name: str) -> Estimate:
 
 
 def free_energy(est: Estimate, beta: ArrayLike | None = None) -> Estimate:
-    """F = -log Z / beta in energy units, at `beta` (default: the estimate's own)."""
+    """F = -log Z / beta in energy units, at `beta` (default: the estimate's own).
+
+    Args:
+        est: result of `log_partition`.
+        beta: inverse temperature, scalar or [B].
+    """
     return _single(est, beta, "free_energy")
 
 
 def internal_energy(est: Estimate, beta: ArrayLike | None = None) -> Estimate:
-    """<U> at `beta` (default: the estimate's own)."""
+    """<U> at `beta` (default: the estimate's own).
+
+    Args:
+        est: result of `log_partition`.
+        beta: inverse temperature, scalar or [B].
+    """
     return _single(est, beta, "internal_energy")
 
 
@@ -179,10 +189,19 @@ def entropy(est: Estimate, beta: ArrayLike | None = None) -> Estimate:
     """S = beta <U> + log Z in nats: -KL(p || m) for a normalised prior.
 
     With Lebesgue measure it is the differential entropy; the two differ by <log m>.
+
+    Args:
+        est: result of `log_partition`.
+        beta: inverse temperature, scalar or [B].
     """
     return _single(est, beta, "entropy")
 
 
 def heat_capacity(est: Estimate, beta: ArrayLike | None = None) -> Estimate:
-    """C = beta^2 Var U at `beta` (default: the estimate's own)."""
+    """C = beta^2 Var U at `beta` (default: the estimate's own).
+
+    Args:
+        est: result of `log_partition`.
+        beta: inverse temperature, scalar or [B].
+    """
     return _single(est, beta, "heat_capacity")
