@@ -1,8 +1,8 @@
 """Does Z converge? A check along rays that can refute, never prove.
 
 Along a ray theta = s v of dimension d the integral of exp(-u) converges only if
-d u / d log s > d for large s. The check follows random rays, each leaf alone, and scale
-orbits (one leaf grows as another shrinks, which leaves a relu network unchanged; there
+d u / d log s > d for large s. The check follows random rays, each leaf alone, single
+coordinates, and scale orbits (one leaf grows as another shrinks, which leaves a relu network unchanged; there
 u must grow at all).
 
 Source: specification of the core, section 3.5 (derived here).
@@ -74,11 +74,24 @@ def check_normalizable(
         for i, name in enumerate(names):
             alone = [i == j for j in range(len(names))]
             _need(slope(alone, none, v), sizes[i], f"leaf {name}", point)
+    for i, name in enumerate(names):
+        alone = [i == j for j in range(len(names))]
+        for place in np.linspace(0, sizes[i] - 1, min(rays, sizes[i])).astype(int):
+            v = _only(directions[0], i, int(place))
+            _need(slope(alone, none, v), 1, f"one coordinate of leaf {name}", point)
     for i, j in itertools.permutations(range(len(names)), 2):
         grow = [k == i for k in range(len(names))]
         shrink = [k == j for k in range(len(names))]
         orbit = f"leaf {names[i]} with leaf {names[j]} shrinking"
         _need(max(slope(grow, shrink, v) for v in directions), 0, orbit, point)
+
+
+def _only(v: PyTree, leaf: int, place: int) -> PyTree:
+    """The direction with a single coordinate of one leaf kept, the rest of the leaf 0."""
+    leaves, treedef = jax.tree.flatten(v)
+    x = leaves[leaf]
+    leaves[leaf] = jnp.zeros(x.size, x.dtype).at[place].set(x.ravel()[place]).reshape(x.shape)
+    return jax.tree.unflatten(treedef, leaves)
 
 
 def _need(slope: float, dim: int, what: str, point: Point) -> None:
