@@ -98,7 +98,7 @@ GROUPS = {
     "two-layer linear": (("T21",), []),
     "two-layer linear, wide": (("T21 wide",), []),
     "rank one": (("T22",), [(lambda: exact.rank_one(strength=1.5, prior_scale=0.9), 10.0)]),
-    "relu": (("T23",), [(lambda: exact.relu_network((-0.5, 1.0, 2.0), (0.3, 0.1, 0.6)), 2.0)]),
+    "relu": (("T23",), [(lambda: exact.relu_network((0.5, 1.0, 2.0), (0.3, 0.1, 0.6), prior_scale=1.4), 2.0)]),
 }
 
 

@@ -12,7 +12,7 @@ from thermojax.networks import layers
 
 STIFFNESS = {"first": jnp.array([1.0, 4.0, 9.0]), "second": jnp.array([[0.5, 2.0]])}
 BETA = 2.5
-WALKERS, TIMES = 400, 25
+WALKERS, TIMES = 400, 100
 
 
 def energy(theta, control, data):

@@ -23,7 +23,8 @@ class Linen(linen.Module):
 
     @linen.compact
     def __call__(self, x):
-        return linen.Dense(self.out)(jnp.tanh(linen.Dense(5)(x)))
+        hidden = jnp.tanh(linen.Dense(5)(x))
+        return linen.Dense(self.out)(hidden)
 
 
 class Nnx(nnx.Module):

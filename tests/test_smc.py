@@ -76,9 +76,10 @@ def test_systematic_resampling_is_unbiased():
         return jnp.zeros(6).at[index].add(1.0), drift
 
     counts, drift = count(jax.random.split(jax.random.key(0), 4000))
-    check(counts + 1e-6 * np.random.default_rng(0).normal(size=counts.shape), share)
-    caught(counts, 1.05 * share + 1e-9)
     counts = np.asarray(counts)
+    likely = np.arange(6) != 3
+    check(counts[:, likely], share[likely])
+    caught(counts[:, likely], 1.05 * share[likely])
     assert np.all(counts[:, 3] == 0)
     assert np.all(np.abs(counts - share) < 1 + 1e-5)
     assert np.all(counts.sum(axis=1) == 6)

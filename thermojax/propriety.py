@@ -2,8 +2,8 @@
 
 Along a ray theta = s v of dimension d the integral of exp(-u) converges only if
 d u / d log s > d for large s. The check follows random rays, each leaf alone, single
-coordinates, and scale orbits (one leaf grows as another shrinks, which leaves a relu network unchanged; there
-u must grow at all).
+coordinates, and scale orbits (one leaf grows as another shrinks, which leaves a relu
+network unchanged; there u must grow at all).
 
 Source: specification of the core, section 3.5 (derived here).
 """

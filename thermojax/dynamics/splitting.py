@@ -1,0 +1,453 @@
+"""The mechanism of Langevin splitting words: letters, one step, its ledger.
+
+    A   theta += t S r                 drift        S = diag(scale), r whitened momenta
+    B   r     -= t S grad u(theta)     kick
+    O   r      = c r + sqrt(1 - c^2) xi, c = exp(-friction t)        refreshment
+
+Each letter's time t is the step over its multiplicity in the word. A and B preserve
+volume: their energy change is shadow work; O leaves the Maxwell law invariant: its energy
+change is heat. `langevin` puts words together into kernels.
+
+Source: specification of the core, 2.2 and 2.11; splitting words and shadow work:
+Leimkuhler & Matthews 2013, Sivak, Chodera & Crooks 2013.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from thermojax.accumulators import two_diff
+from thermojax.dynamics.kernel import (
+    Evaluation,
+    Info,
+    Ledger,
+    Stream,
+    absent,
+    balance,
+    evaluate,
+    point_beta,
+    reduced_grad,
+    stream,
+    zero_ledger,
+)
+from thermojax.estimators.estimate import Flag, raise_flags
+from thermojax.system import Point, System
+from thermojax.typing import Array, ArrayLike, Key, PyTree, ShapeError
+
+__all__ = [
+    "LangevinParams",
+    "LangevinState",
+    "Word",
+    "draw",
+    "drive",
+    "observe",
+    "start",
+    "step",
+]
+
+
+class LangevinState(NamedTuple):
+    """One walker; energies and gradients of U and log m are cached apart.
+
+    Attributes:
+        position: theta.
+        momentum: whitened momenta r, or () where they are refreshed at every step.
+        energy: U(theta), extensive.
+        log_base: log m(theta).
+        energy_grad: grad U, or () for words that end on a drift.
+        log_base_grad: grad log m, or ().
+        beta: inverse temperature of the last point.
+        midpoint: (theta, U) seen by Leimkuhler-Matthews, else ().
+    """
+
+    position: PyTree
+    momentum: PyTree
+    energy: Array
+    log_base: Array
+    energy_grad: PyTree
+    log_base_grad: PyTree
+    beta: Array
+    midpoint: Any = ()
+
+
+class LangevinParams(NamedTuple):
+    """Numbers of a Langevin kernel, all traced.
+
+    Attributes:
+        step_size: reduced step: epsilon of the overdamped words, time of the others.
+        friction: rate of the O letters per unit reduced time; ignored when the momenta
+            are fully refreshed.
+        scale: expected spread of each parameter (the square root of the diagonal of the
+            preconditioner), scalar or a pytree like theta.
+    """
+
+    step_size: ArrayLike
+    friction: ArrayLike
+    scale: PyTree
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Word:
+    """Static description of one kernel."""
+
+    letters: str
+    metropolize: bool
+    n_inner: int
+    full_refresh: bool
+    overdamped: bool
+    jitter: float
+
+    @property
+    def prefix(self) -> str:
+        """Leading O letters."""
+        return self.letters[: len(self.letters) - len(self.letters.lstrip("O"))]
+
+    @property
+    def suffix(self) -> str:
+        """Trailing O letters."""
+        return self.letters[len(self.letters.rstrip("O")) :]
+
+    @property
+    def core(self) -> str:
+        """What is repeated and tested."""
+        return self.letters.strip("O")
+
+    @property
+    def caches_gradient(self) -> bool:
+        """The last gradient of a step serves the next."""
+        return self.core[-1] == "B"
+
+    @property
+    def midpoint(self) -> bool:
+        """Averages belong to the middle of the step (Leimkuhler-Matthews)."""
+        return self.overdamped and self.core == "ABA"
+
+
+class _Phase(NamedTuple):
+    """Phase point between letters; `at` is None where theta has moved since."""
+
+    theta: PyTree
+    r: PyTree
+    at: Any
+    bath: Array
+
+
+def _kinetic(r: PyTree, dtype: Any) -> Array:
+    total = jnp.zeros((), dtype)
+    for leaf in jax.tree.leaves(r):
+        total = total + 0.5 * jnp.sum(leaf.astype(dtype) ** 2)
+    return total
+
+
+def _split_noise(flat: Array, like: PyTree) -> PyTree:
+    leaves, treedef = jax.tree.flatten(like)
+    out, start = [], 0
+    for leaf in leaves:
+        out.append(flat[start : start + leaf.size].reshape(leaf.shape).astype(leaf.dtype))
+        start += leaf.size
+    return jax.tree.unflatten(treedef, out)
+
+
+def _size(tree: PyTree) -> int:
+    return sum(math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(tree))
+
+
+def _scales(scale: PyTree, theta: PyTree) -> PyTree:
+    if jax.tree.structure(scale) == jax.tree.structure(theta):
+        return jax.tree.map(lambda s, x: jnp.asarray(s, x.dtype), scale, theta)
+    if jax.tree.structure(scale).num_leaves != 1:
+        raise ShapeError(
+            f"scale has structure {jax.tree.structure(scale)}, "
+            f"parameters {jax.tree.structure(theta)}: give a scalar or a pytree like theta"
+        )
+    return jax.tree.map(lambda x: jnp.asarray(scale, x.dtype), theta)
+
+
+def _decay(word: Word, params: LangevinParams, time: Array) -> Array:
+    if word.full_refresh:
+        return jnp.zeros_like(time)
+    each = time / word.letters.count("O")
+    return jnp.exp(-jnp.asarray(params.friction, time.dtype) * each)
+
+
+class _Clock(NamedTuple):
+    """Times of the letters of one step."""
+
+    drift: Array
+    kick: Array
+    decay: Array
+    scale: PyTree
+
+
+def _refresh(phase: _Phase, clock: _Clock, noise: Array) -> _Phase:
+    c = clock.decay
+    xi = _split_noise(noise, phase.r)
+    s = jnp.sqrt(1 - c * c)
+    new = jax.tree.map(lambda r, x: c.astype(r.dtype) * r + s.astype(r.dtype) * x, phase.r, xi)
+    heat = _kinetic(new, phase.bath.dtype) - _kinetic(phase.r, phase.bath.dtype)
+    return phase._replace(r=new, bath=phase.bath + heat)
+
+
+def _letters(
+    word: str, sys: System, phase: _Phase, clock: _Clock, point: Point, noise: Array
+) -> tuple[_Phase, Any]:
+    """Apply letters in turn; also returns where U was last evaluated (the LM mid-point)."""
+    beta = point_beta(point, phase.bath.dtype)
+    last = None
+    for letter in word:
+        if letter == "O":
+            count = _size(phase.r)
+            draw, noise = noise[:count], noise[count:]
+            phase = _refresh(phase, clock, draw)
+        elif letter == "A":
+            move = lambda x, r, s: x + clock.drift.astype(x.dtype) * s * r
+            theta = jax.tree.map(move, phase.theta, phase.r, clock.scale)
+            phase = phase._replace(theta=theta, at=None)
+        else:
+            at = phase.at
+            if at is None:
+                at = evaluate(sys, phase.theta, point.control)
+                last = (phase.theta, at.energy)
+            slope = reduced_grad(at, beta)
+            kick = lambda r, g, s: r - clock.kick.astype(r.dtype) * s * g.astype(r.dtype)
+            r = jax.tree.map(kick, phase.r, slope, clock.scale)
+            phase = phase._replace(r=r, at=at)
+    return phase, last
+
+
+def _core(
+    word: Word, sys: System, phase: _Phase, clock: _Clock, point: Point, noise: Array
+) -> tuple[_Phase, Any]:
+    """`n_inner` repetitions of the part of the word between its outer O letters."""
+    if word.n_inner == 1:
+        return _letters(word.core, sys, phase, clock, point, noise)
+    keep = word.caches_gradient
+
+    def body(carry, xi):
+        now = carry if keep else carry._replace(at=None)
+        now, _ = _letters(word.core, sys, now, clock, point, xi)
+        return (now if keep else now._replace(at=())), None
+
+    start = phase if keep else phase._replace(at=())
+    noise = noise.reshape(word.n_inner, -1)
+    phase, _ = jax.lax.scan(body, start, noise, length=word.n_inner)
+    return (phase if keep else phase._replace(at=None)), None
+
+
+def _clock(word: Word, params: LangevinParams, key: Key, theta: PyTree, dtype: Any) -> _Clock:
+    step = jnp.asarray(params.step_size, dtype)
+    if word.jitter > 0:
+        spread = jax.random.uniform(stream(key, Stream.JITTER), (), dtype, -1.0, 1.0)
+        step = step * (1 + word.jitter * spread)
+    time = jnp.sqrt(2 * step) if word.overdamped else step
+    return _Clock(
+        drift=time / word.core.count("A"),
+        kick=time / word.core.count("B"),
+        decay=_decay(word, params, time),
+        scale=_scales(params.scale, theta),
+    )
+
+
+def _shadow(
+    start: LangevinState, end: _Phase, kinetic: tuple[Array, Array], beta: Array
+) -> Array:
+    """Delta u + Delta kin - heat of the O letters, from differences of energies."""
+    at = end.at
+    assert at is not None
+    change = beta * (at.energy - start.energy) - (at.log_base - start.log_base)
+    return change + (kinetic[1] - kinetic[0]) - end.bath
+
+
+def _choose(accept: Array, yes: PyTree, no: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: jnp.where(accept, a, b), yes, no)
+
+
+def _old_evaluation(state: LangevinState) -> Evaluation:
+    return Evaluation(state.energy, state.log_base, state.energy_grad, state.log_base_grad)
+
+
+def step(
+    word: Word,
+    sys: System,
+    key: Key,
+    state: LangevinState,
+    point: Point,
+    params: LangevinParams,
+) -> tuple[LangevinState, Info]:
+    """One step of the word: letters, test, bookkeeping."""
+    dtype = state.energy.dtype
+    beta = point_beta(point, dtype)
+    clock = _clock(word, params, key, state.position, dtype)
+    size = _size(state.position)
+    draws = len(word.prefix) + len(word.suffix) + word.core.count("O") * word.n_inner
+    flat = jax.random.normal(
+        stream(key, Stream.NOISE), (draws * size,), jnp.result_type(*_dtypes(state.position))
+    )
+    first = len(word.prefix) * size
+    last = flat.size - len(word.suffix) * size
+    r0 = _zeros(state.position) if absent(state.momentum) else state.momentum
+    at0 = _old_evaluation(state) if word.caches_gradient else None
+    phase = _Phase(state.position, r0, at0, jnp.zeros((), dtype))
+    phase, _ = _letters(word.prefix, sys, phase, clock, point, flat[:first])
+    refreshed = phase
+    phase, seen = _core(word, sys, phase, clock, point, flat[first:last])
+    if phase.at is None:
+        at = evaluate(sys, phase.theta, point.control, grad=False)
+        phase = phase._replace(at=at)
+    kinetic = (_kinetic(r0, dtype), _kinetic(phase.r, dtype))
+    shadow = _shadow(state, phase, kinetic, beta)
+    acceptance = jnp.where(jnp.isfinite(shadow), jnp.exp(jnp.minimum(-shadow, 0.0)), 0.0)
+    accepted = jnp.ones((), bool)
+    if word.metropolize:
+        coin = jax.random.uniform(stream(key, Stream.ACCEPT), (), dtype)
+        accepted = coin < acceptance
+        flipped = refreshed._replace(
+            r=jax.tree.map(jnp.negative, refreshed.r), at=_old_evaluation(state)
+        )
+        phase = _choose(accepted, phase, flipped)
+        shadow = jnp.zeros_like(shadow)
+    phase, _ = _letters(word.suffix, sys, phase, clock, point, flat[last:])
+    new = _new_state(word, state, phase, beta, seen)
+    ledger = _ledger(word, state, new, shadow)
+    info = Info(ledger, acceptance, accepted, _grad_norm2(new, dtype), _finite_flag(new))
+    return new, info
+
+
+def _dtypes(tree):
+    return [leaf.dtype for leaf in jax.tree.leaves(tree)]
+
+
+def _zeros(theta):
+    return jax.tree.map(jnp.zeros_like, theta)
+
+
+def _new_state(word, state, phase, beta, seen):
+    at = phase.at
+    return LangevinState(
+        position=phase.theta,
+        momentum=() if word.full_refresh else phase.r,
+        energy=at.energy,
+        log_base=at.log_base,
+        energy_grad=at.energy_grad if word.caches_gradient else (),
+        log_base_grad=at.log_base_grad if word.caches_gradient else (),
+        beta=beta,
+        midpoint=seen if word.midpoint else (),
+    )
+
+
+def _grad_norm2(state, dtype):
+    if absent(state.energy_grad):
+        return jnp.zeros((), dtype)
+    return 2 * _kinetic(reduced_grad(_old_evaluation(state), state.beta), dtype)
+
+
+def _finite_flag(state):
+    return raise_flags((Flag.NONFINITE, ~jnp.isfinite(state.energy + state.log_base)))
+
+
+def _totals(state: LangevinState) -> tuple[Array, Array]:
+    """Total energy E = U + kinetic and reduced energy u + kinetic, each rounded once."""
+    dtype = state.energy.dtype
+    kinetic = _kinetic(state.momentum, dtype)
+    reduced = state.beta * state.energy - state.log_base + kinetic
+    return state.energy + _in_energy_units(kinetic, state.beta), reduced
+
+
+def _in_energy_units(kinetic: Array, beta: Array) -> Array:
+    """kin / beta; counted as 0 at beta = 0, where the bath is infinitely hot."""
+    return jnp.where(beta > 0, kinetic / jnp.where(beta > 0, beta, 1.0), 0.0)
+
+
+def _ledger(word: Word, old: LangevinState, new: LangevinState, shadow: Array) -> Ledger:
+    old = old._replace(beta=new.beta)
+    (energy0, reduced0), (energy1, reduced1) = _totals(old), _totals(new)
+    heat = two_diff(energy1, energy0)[0]
+    change = new.beta * (new.energy - old.energy) - (new.log_base - old.log_base)
+    dtype = shadow.dtype
+    change = change + _kinetic(new.momentum, dtype) - _kinetic(old.momentum, dtype)
+    bath = change - shadow
+    zero = jnp.zeros_like(shadow)
+    return Ledger(
+        work=zero,
+        heat=heat,
+        protocol=zero,
+        shadow=shadow,
+        bath=bath,
+        energy_rounding=balance(energy1, energy0, heat),
+        nats_rounding=balance(reduced1, reduced0, shadow, bath),
+    )
+
+
+def drive(
+    word: Word, sys: System, state: LangevinState, point: Point
+) -> tuple[LangevinState, Ledger]:
+    """Move the control at fixed theta: work; a change of beta alone costs nothing."""
+    dtype = state.energy.dtype
+    beta = point_beta(point, dtype)
+    if jax.tree.leaves(point.control):
+        at = evaluate(sys, state.position, point.control, grad=word.caches_gradient)
+        if not word.caches_gradient:
+            at = at._replace(energy_grad=(), log_base_grad=())
+        new = state._replace(beta=beta, **at._asdict())
+    else:
+        new = state._replace(beta=beta)
+    kinetic = _kinetic(state.momentum, dtype)
+    work = new.energy - state.energy
+    rescaled = _in_energy_units(kinetic, beta) - _in_energy_units(kinetic, state.beta)
+    protocol = (
+        beta * (new.energy - state.energy)
+        + (beta - state.beta) * state.energy
+        - (new.log_base - state.log_base)
+    )
+    (energy0, reduced0), (energy1, reduced1) = _totals(state), _totals(new)
+    ledger = zero_ledger(dtype)._replace(
+        work=work,
+        heat=rescaled,
+        protocol=protocol,
+        energy_rounding=balance(energy1, energy0, work, rescaled),
+        nats_rounding=balance(reduced1, reduced0, protocol),
+    )
+    return new, ledger
+
+
+def start(
+    word: Word, sys: System, theta: PyTree, point: Point, key: Key | None = None
+) -> LangevinState:
+    """State at theta; momenta are drawn from the Maxwell law if a key is given."""
+    theta = jax.tree.map(jnp.asarray, theta)
+    theta = jax.tree.map(
+        lambda x: x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float), theta
+    )
+    if sys.template is not None:
+        sys.template.check(theta)
+    at = evaluate(sys, theta, point.control)
+    if not word.caches_gradient:
+        at = at._replace(energy_grad=(), log_base_grad=())
+    momentum: PyTree = ()
+    if not word.full_refresh:
+        momentum = _zeros(theta)
+        if key is not None:
+            dtype = jnp.result_type(*_dtypes(theta))
+            momentum = _split_noise(jax.random.normal(key, (_size(theta),), dtype), theta)
+    midpoint = (theta, at.energy) if word.midpoint else ()
+    beta = point_beta(point, at.energy.dtype)
+    return LangevinState(theta, momentum, *at, beta, midpoint)
+
+
+def observe(word: Word, state: LangevinState) -> LangevinState:
+    """The state to average over: at the mid-point for Leimkuhler-Matthews."""
+    if not word.midpoint:
+        return state
+    position, energy = state.midpoint
+    return state._replace(position=position, energy=energy)
+
+
+def draw(sys: System, key: Key, point: Point) -> PyTree:
+    """One exact draw from the base measure."""
+    return sys.sample_base(key, point.control)
