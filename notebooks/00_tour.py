@@ -112,5 +112,5 @@ print("mean heat taken from the bath:", float(ledger.heat.sum(0).mean()), "nats"
 work = np.asarray(ledger.protocol + ledger.shadow, float).sum(0)
 exact = float(tj.curve(estimate, 0.01).log_z.value[0])
 jarzynski = np.log(np.mean(np.exp(-work)))
-print(f"log <exp(-w)> = {jarzynski:.2f}   log Z(0.01) = {exact:.2f}   <-w> = {-work.mean():.2f}")
+print(f"log <exp(-w)> = {jarzynski:.2f}, log Z(0.01) = {exact:.2f}, <-w> = {-work.mean():.2f}")
 assert -work.mean() <= jarzynski
