@@ -42,7 +42,8 @@ class Adaptation(NamedTuple):
 def spread_of(positions: PyTree) -> PyTree:
     """Standard deviation of every parameter over the leading axis.
 
-    Clipped to a factor of 1e3 about the median; walkers that are not finite do not count.
+    Clipped to a factor of 1e3 about the geometric mean; walkers that are not finite do
+    not count.
     """
     leaves = jax.tree.leaves(positions)
     finite = jnp.ones(leaves[0].shape[0], bool)
@@ -57,8 +58,9 @@ def spread_of(positions: PyTree) -> PyTree:
 
     spread = jax.tree.map(one, positions)
     flat = jnp.concatenate([jnp.ravel(s) for s in jax.tree.leaves(spread)])
-    middle = jnp.median(flat)
-    middle = jnp.where(middle > 0, middle, 1.0)
+    moved = flat > 0
+    total = jnp.sum(jnp.where(moved, jnp.log(jnp.where(moved, flat, 1.0)), 0.0))
+    middle = jnp.exp(total / jnp.maximum(jnp.sum(moved), 1))
     return jax.tree.map(lambda s: jnp.clip(s, 1e-3 * middle, 1e3 * middle), spread)
 
 

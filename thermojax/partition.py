@@ -422,9 +422,11 @@ def _coexistence(trace: Trace, on: Array, forget: float, bins: int = 16) -> Arra
 
     def one(value, used, correlation):
         finite = jnp.isfinite(value)
-        low = jnp.quantile(jnp.where(finite, value, jnp.nanmax(value)), 0.01)
-        high = jnp.quantile(jnp.where(finite, value, jnp.nanmin(value)), 0.99)
-        width = jnp.where(high > low, high - low, 1.0)
+        value = jnp.where(finite, value, 0.0)
+        count = jnp.maximum(jnp.sum(finite), 1)
+        mean = jnp.sum(value) / count
+        spread = jnp.sqrt(jnp.sum(jnp.where(finite, (value - mean) ** 2, 0.0)) / count)
+        low, width = mean - 2.5 * spread, jnp.where(spread > 0, 5 * spread, 1.0)
         place = jnp.clip(((value - low) / width * bins).astype(jnp.int32), 0, bins - 1)
         counts = jnp.zeros(bins).at[place].add(finite)
         left_mass, right_mass = jnp.cumsum(counts), jnp.cumsum(counts[::-1])[::-1]

@@ -31,7 +31,7 @@ SIZE, LONG = 8, 10_000
 def energy(theta, control, data):
     x, y = theta["x"], theta["y"]
     ripple = jnp.cos(2 * x + control["phase"]).sum()
-    return 300.0 + 0.5 * control["k"] * (x @ x) + jnp.sum((y - x[:2]) ** 2) + ripple
+    return control["offset"] + 0.5 * control["k"] * (x @ x) + jnp.sum((y - x[:2]) ** 2) + ripple
 
 
 def theta_like(dtype=jnp.float32):
