@@ -143,7 +143,7 @@ def seconds(runner: Callable) -> float:
 
 
 def measure(runners: dict[str, Callable], rounds: int) -> dict[str, list[float]]:
-    """[rounds] CPU times per runner, interleaved in rotated order, after a warm-up."""
+    """Name -> [rounds] CPU seconds; compiled first, then interleaved in rotated order."""
     for runner in runners.values():
         jax.block_until_ready(runner())
     names = list(runners)
@@ -245,8 +245,8 @@ def main() -> None:
     """Pin to one core, measure, print, and append a line of JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--walkers", type=int, nargs="+", default=[16, 64, 256])
-    parser.add_argument("--gradients", type=int, default=1536, help="walkers x steps per time")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--gradients", type=int, default=1024, help="walkers x steps per time")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--core", type=int, help="core to pin to; the last allowed one")
     parser.add_argument("--quick", action="store_true", help="16 walkers, 2 rounds")
     parser.add_argument("--json", metavar="FILE", help="append one line of JSON")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 
 import jax
@@ -11,9 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.statistics import caught, check
 
 import thermojax as tj
+from tests.statistics import caught, check
 from thermojax.accumulators import Compensated, compensated_add, two_diff, two_sum
 
 IDENTITY = lambda x: x
@@ -41,7 +42,7 @@ def parts_merged(acc, samples, cuts):
     """Accumulators of consecutive parts, merged from left to right."""
     edges = [0, *sorted(cuts), len(samples)]
     merged = None
-    for left, right in zip(edges, edges[1:], strict=False):
+    for left, right in itertools.pairwise(edges):
         padded = np.zeros(LENGTH, samples.dtype)
         padded[: right - left] = samples[left:right]
         part = feed(acc, jnp.asarray(padded), right - left)
@@ -49,9 +50,9 @@ def parts_merged(acc, samples, cuts):
     return acc.finalize(merged)
 
 
-numbers = st.lists(
-    st.floats(-100, 100, width=32), min_size=LENGTH, max_size=LENGTH
-).map(lambda v: np.asarray(v, np.float32))
+numbers = st.lists(st.floats(-100, 100, width=32), min_size=LENGTH, max_size=LENGTH).map(
+    lambda v: np.asarray(v, np.float32)
+)
 splits = st.lists(st.integers(0, LENGTH), max_size=4)
 
 
@@ -94,7 +95,7 @@ def test_histogram_merges_to_the_single_pass(x, cuts):
     acc = tj.histogram(edges, IDENTITY)
     one, two = single(acc, x), parts_merged(acc, x, cuts)
     # half-open bins [left, right)
-    counts = [np.sum((x >= a) & (x < b)) for a, b in zip(edges, edges[1:], strict=False)]
+    counts = [np.sum((x >= a) & (x < b)) for a, b in itertools.pairwise(edges)]
     for result in (one, two):
         np.testing.assert_array_equal(result.counts, counts)
         assert int(result.below) == np.sum(x < edges[0])
@@ -108,9 +109,7 @@ def test_dyadic_mean_merges_to_the_single_pass(x, cuts):
     one, two = single(acc, x), parts_merged(acc, x, cuts)
     spread = np.ptp(x) + 1e-3
     np.testing.assert_allclose(two.mean, one.mean, rtol=1e-5, atol=1e-5 * spread)
-    np.testing.assert_allclose(
-        two.by_level[0], one.by_level[0], rtol=1e-4, atol=1e-5 * spread
-    )
+    np.testing.assert_allclose(two.by_level[0], one.by_level[0], rtol=1e-4, atol=1e-5 * spread)
 
 
 def test_a_merged_dyadic_accumulator_goes_on_correctly():

@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.statistics import caught, check, z_score
 
 import thermojax as tj
+from tests.statistics import caught, check
 
 KEY, START = jax.random.key(1), jax.random.key(0)
 X = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
@@ -42,7 +42,7 @@ def wells():
 
 
 POINT = tj.Point(jnp.float32(1.5))
-SUMS = {"U": tj.moments(), "err": tj.dyadic(levels=8), "h": tj.histogram([0.0, 1.0, 5.0])}
+SUMS = {"U": tj.moments(), "err": tj.dyadic(levels=4), "h": tj.histogram([0.0, 1.0, 5.0])}
 
 
 def equal(a, b):
@@ -66,9 +66,7 @@ def kernel_of(name):
 @pytest.mark.parametrize("name", ["mlp", "wells"])
 def test_chunks_prefixes_and_continuation_change_no_bit(name):
     kernel = kernel_of(name)
-    run = functools.partial(
-        tj.run, kernel, KEY, point=POINT, accumulate=SUMS, ledger="full"
-    )
+    run = functools.partial(tj.run, kernel, KEY, point=POINT, accumulate=SUMS, ledger="full")
     st = tj.init_ensemble(kernel, START, POINT, size=64, tile=16)
     whole, out = run(st=st, n_steps=60, chunk=1000)
     assert int(whole.step) == 60
@@ -112,9 +110,7 @@ def test_traces_are_the_states_at_their_steps():
         equal(trace["energy"][kept], seen.energy)
     last, _ = tj.run(kernel, KEY, now, POINT, n_steps=3)
     equal(end, last)
-    _, one = tj.run(
-        kernel, KEY, st, POINT, n_steps=6, every=2, trace=lambda s: s.position[0]
-    )
+    _, one = tj.run(kernel, KEY, st, POINT, n_steps=6, every=2, trace=lambda s: s.position[0])
     assert one["trace"].shape == (3, 8)
 
 
@@ -151,7 +147,12 @@ def test_points_under_vmap_equal_a_loop():
 
     together = jax.jit(jax.vmap(one))(betas)
     apart = [one(beta) for beta in betas]
-    equal(together, jax.tree.map(lambda *leaves: np.stack(leaves), *apart))
+    # two programs, compiled apart: equal but for the last bits
+    jax.tree.map(
+        lambda a, *b: np.testing.assert_allclose(a, np.stack(b), rtol=1e-5, atol=1e-5),
+        together,
+        *apart,
+    )
     # and inside jit the numbers are those of the chunked program outside
     point = tj.Point(betas[2])
     st = tj.init_ensemble(kernel, START, point, size=8, tile=4)
@@ -189,11 +190,10 @@ def test_gradient_of_a_run_is_its_finite_difference(name, x64):
 def test_noise_of_walkers_steps_and_parameters_is_independent():
     """Increments on a flat landscape are the noise itself."""
     n, steps, d = 96, 48, 8
-    kernel = tj.overdamped(tj.system(lambda x: 0.0 * jnp.sum(x), like=jnp.zeros(d)), "em",
-                           step_size=0.5)
-    st = tj.init_ensemble(
-        kernel, START, POINT, size=n, tile=32, positions=jnp.zeros((n, d))
+    kernel = tj.overdamped(
+        tj.system(lambda x: 0.0 * jnp.sum(x), like=jnp.zeros(d)), "em", step_size=0.5
     )
+    st = tj.init_ensemble(kernel, START, POINT, size=n, tile=32, positions=jnp.zeros((n, d)))
     _, out = tj.run(kernel, KEY, st, POINT, n_steps=steps, every=1)
     x = np.concatenate([np.zeros((1, n, d)), np.asarray(out["trace"]["position"], float)])
     noise = np.diff(x, axis=0)  # [step, walker, parameter], unit normal up to rounding
@@ -230,8 +230,10 @@ def test_progress_is_reported_after_each_chunk():
 def test_ledger_levels():
     kernel = tj.overdamped(wells(), "em", step_size=0.05)
     st = tj.init_ensemble(kernel, START, POINT, size=4, tile=4)
-    ends = {level: tj.run(kernel, KEY, st, POINT, 10, ledger=level) for level in
-            ("none", "energy", "full")}
+    ends = {
+        level: tj.run(kernel, KEY, st, POINT, 10, ledger=level)
+        for level in ("none", "energy", "full")
+    }
     equal(ends["none"][0], ends["full"][0])
     assert "ledger" not in ends["none"][1]
     equal(ends["energy"][1]["ledger"].heat, ends["full"][1]["ledger"].heat)
@@ -240,8 +242,14 @@ def test_ledger_levels():
 
 
 def test_driving_equals_single_cycles():
-    kernel = tj.mala(tj.system(lambda x, k: 0.5 * k * jnp.sum(x**2), like=jnp.zeros(2),
-                               prior=tj.gaussian_prior(1.0)), step_size=0.2)
+    kernel = tj.mala(
+        tj.system(
+            lambda x, k: 0.5 * k * jnp.sum(x**2),
+            like=jnp.zeros(2),
+            prior=tj.gaussian_prior(1.0),
+        ),
+        step_size=0.2,
+    )
     path = tj.Point(jnp.linspace(0.0, 2.0, 5), jnp.linspace(1.0, 3.0, 5))
     at = lambda i: jax.tree.map(lambda leaf: leaf[i], path)
     st = tj.init_ensemble(kernel, START, at(0), size=4, tile=4)
@@ -311,27 +319,35 @@ def test_momenta_start_from_the_maxwell_law():
 # --- other processes: two devices, and memory ---------------------------------------
 
 TWO_DEVICES = """
-import jax, numpy as np
+import json
+import jax, jax.numpy as jnp, numpy as np
 from tests.test_ensembles import KEY, POINT, START, SUMS, kernel_of, tj
-import jax.numpy as jnp
+
+def differing(a, b):
+    same = jax.tree.map(lambda x, y: bool(np.array_equal(np.asarray(x), np.asarray(y))), a, b)
+    named = jax.tree_util.tree_leaves_with_path(same)
+    return [jax.tree_util.keystr(path) for path, ok in named if not ok]
+
 assert len(jax.devices()) == 2
 mesh = jax.make_mesh((2,), ("ensemble",), axis_types=(jax.sharding.AxisType.Auto,))
 path = tj.Point(jnp.linspace(0.5, 1.5, 7))
+seen = {}
 for name in ("mlp", "wells"):
     kernel = kernel_of(name)
     ends = []
     for where in (None, mesh):
         st = tj.init_ensemble(kernel, START, POINT, size=32, tile=8)
-        st, out = tj.run(kernel, KEY, st, POINT, 20, accumulate=SUMS, every=5, mesh=where)
-        st, led = tj.drive(kernel, KEY, st, path, mesh=where)
-        ends.append((st, out, led))
-        used = len(st.energy.sharding.device_set)
-        assert used == (2 if where is not None else 1), used
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(np.asarray(a), np.asarray(b)), *ends)
+        end, out = tj.run(kernel, KEY, st, POINT, 20, accumulate=SUMS, every=5, mesh=where)
+        assert len(end.energy.sharding.device_set) == (1 if where is None else 2)
+        ends.append(((end, out), tj.drive(kernel, KEY, st, path, mesh=where)))
+    seen[name] = {"run": differing(ends[0][0], ends[1][0]),
+                  "drive": differing(ends[0][1], ends[1][1])}
+small = tj.init_ensemble(kernel, START, POINT, size=8, tile=8)
 try:
-    tj.run(kernel, KEY, tj.init_ensemble(kernel, START, POINT, size=8, tile=8), POINT, 1, mesh=mesh)
+    tj.run(kernel, KEY, small, POINT, 1, mesh=mesh)
 except ValueError as error:
-    print(error)
+    seen["refusal"] = str(error)
+print(json.dumps(seen))
 """
 
 MEMORY = """
@@ -359,10 +375,18 @@ def elsewhere(program, *args, **environment):
     return out.stdout
 
 
-def test_two_devices_give_the_bits_of_one():
+@functools.cache
+def on_two_devices():
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
-    out = elsewhere(TWO_DEVICES, XLA_FLAGS=flags.strip(), JAX_PLATFORMS="cpu")
-    assert "size=8 must be a multiple of tile * devices" in out
+    return json.loads(elsewhere(TWO_DEVICES, XLA_FLAGS=flags.strip(), JAX_PLATFORMS="cpu"))
+
+
+@pytest.mark.parametrize("what", ["run", "drive"])
+def test_two_devices_give_the_bits_of_one(what):
+    seen = on_two_devices()
+    assert seen["mlp"][what] == []
+    assert seen["wells"][what] == []
+    assert "size=8 must be a multiple of tile * devices" in seen["refusal"]
 
 
 def test_memory_does_not_grow_with_the_number_of_steps():
@@ -376,8 +400,8 @@ def test_one_walker_is_right_on_average():
     weight = np.exp(-1.5 * (0.25 * grid**4 + 0.5 * grid**2) - 0.5 * grid**2)
     exact = 3 * np.sum((0.25 * grid**4 + 0.5 * grid**2) * weight) / np.sum(weight)
     kernel = tj.hmc(wells(), step_size=0.3, n_inner=4)
-    st = tj.init_ensemble(kernel, START, POINT, size=2000, tile=500)
+    st = tj.init_ensemble(kernel, START, POINT, size=1000, tile=250)
     st, _ = tj.run(kernel, KEY, st, POINT, n_steps=20)
-    _, out = tj.run(kernel, KEY, st, POINT, n_steps=40, accumulate={"U": tj.moments()})
+    _, out = tj.run(kernel, KEY, st, POINT, n_steps=20, accumulate={"U": tj.moments()})
     check(out["U"].mean, exact)
-    assert abs(float(z_score(out["U"].mean, 1.05 * exact))) > 5
+    caught(out["U"].mean, 1.1 * exact)

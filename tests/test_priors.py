@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy.integrate import trapezoid
 from scipy.stats import norm
-from tests.statistics import KS_LIMIT, caught, check, covariance_z, ks_distance
 
 import thermojax as tj
+from tests.statistics import KS_LIMIT, caught, check, covariance_z, ks_distance
 from thermojax.priors import GaussianPrior, Template
 
 N = 100_000
@@ -50,9 +50,7 @@ SCALES = {
 def test_gaussian_prior_density_and_draws(case):
     scale, expected = SCALES[case]
     measure = tj.gaussian_prior(scale, like=like())
-    np.testing.assert_allclose(
-        measure.log_density(theta()), log_density(expected), rtol=1e-5
-    )
+    np.testing.assert_allclose(measure.log_density(theta()), log_density(expected), rtol=1e-5)
     assert measure.log_mass == 0.0
     sample = draws(measure)
     flat = np.concatenate([np.asarray(sample[k]).reshape(N, -1) for k in THETA], axis=1)
@@ -67,9 +65,7 @@ def test_gaussian_prior_density_and_draws(case):
 def test_fan_in_divides_the_scale_of_matrices_only():
     measure = tj.gaussian_prior(1.5, like=like(), fan_in=True)
     expected = {"w": 1.5 / math.sqrt(3), "b": 1.5}
-    np.testing.assert_allclose(
-        measure.log_density(theta()), log_density(expected), rtol=1e-5
-    )
+    np.testing.assert_allclose(measure.log_density(theta()), log_density(expected), rtol=1e-5)
     kernel = jnp.zeros((3, 3, 4, 8))  # all axes but the last feed into an output
     scales = tj.gaussian_prior(1.0, fan_in=True).scales({"k": kernel})
     np.testing.assert_allclose(scales["k"], 1 / 6)

@@ -127,17 +127,3 @@ def test_ladder_waypoints_and_kept_particles():
         check(by_run.mean(), exact, stderr)
         caught(by_run.mean(), 1 / (1 + beta * lam / 2), stderr)
     assert est.parts.n_gradients > 0
-
-
-def test_tiles_change_no_elementwise_population():
-    sys = tj.system(lambda x: (x**2 - 1) ** 2, prior=tj.gaussian_prior(1.0), like=0.0)
-    runs = [
-        tj.log_partition(
-            sys,
-            tj.Point(2.0),
-            jax.random.key(0),
-            method=tj.SMC(n=64, n_runs=4, tile=tile, max_rungs=16),
-        )
-        for tile in (64, 16)
-    ]
-    np.testing.assert_allclose(*[r.parts.runs_log_z for r in runs], atol=1e-4)

@@ -26,6 +26,7 @@ from thermojax.dynamics.kernel import (
     Ledger,
     LedgerSums,
     Stream,
+    add_ledgers,
     add_move,
     no_moves,
     stream,
@@ -436,7 +437,7 @@ def _drive(kernel, key, st, path, params, mesh):
             state, control = kernel.drive(state, point)
             here = jax.random.fold_in(jax.random.fold_in(base, start + i), walker)
             state, info = kernel.step(here, state, point, params)
-            return state, jax.tree.map(jnp.add, control, info.ledger)
+            return state, add_ledgers(control, info.ledger)
 
         return jax.lax.scan(body, state, (jnp.arange(n_steps, dtype=jnp.uint32), path))
 

@@ -179,7 +179,8 @@ class GaussianPrior:
 
         def one(x, s):
             log_scale = jnp.sum(jnp.broadcast_to(jnp.log(s), x.shape))
-            return -0.5 * jnp.sum((x / s) ** 2) - log_scale - 0.5 * x.size * _LOG_2PI
+            # one division per scale, not one per parameter
+            return -0.5 * jnp.sum((x * (1 / s)) ** 2) - log_scale - 0.5 * x.size * _LOG_2PI
 
         terms = jax.tree.map(one, theta, self.scales(theta, control))
         return sum(jax.tree.leaves(terms)[1:], jax.tree.leaves(terms)[0])

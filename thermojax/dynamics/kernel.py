@@ -44,6 +44,7 @@ __all__ = [
     "Ledger",
     "LedgerSums",
     "Stream",
+    "add_ledgers",
     "add_move",
     "balance",
     "evaluate",
@@ -101,6 +102,17 @@ def balance(after: Array, before: Array, *terms: Array) -> Array:
         hi, error = two_sum(hi, -term)
         lo = lo + error
     return hi + lo
+
+
+def add_ledgers(first: Ledger, second: Ledger) -> Ledger:
+    """What two moves exchanged together; the roundings take up what addition loses."""
+    pairs = [two_sum(a, b) for a, b in zip(first, second, strict=True)]
+    total = Ledger(*(hi for hi, _ in pairs))
+    lost = Ledger(*(lo for _, lo in pairs))
+    return total._replace(
+        energy_rounding=total.energy_rounding + (lost.work + lost.heat),
+        nats_rounding=total.nats_rounding + (lost.protocol + lost.shadow + lost.bath),
+    )
 
 
 class LedgerSums(NamedTuple):

@@ -36,6 +36,7 @@ from thermojax.dynamics.kernel import (
     zero_ledger,
 )
 from thermojax.estimators.estimate import Flag, raise_flags
+from thermojax.noise import normal
 from thermojax.system import Point, System
 from thermojax.typing import Array, ArrayLike, Key, PyTree, ShapeError
 
@@ -135,13 +136,21 @@ class _Phase(NamedTuple):
     theta: PyTree
     r: PyTree
     at: Any
-    bath: Array
+    kicked: Array  # kinetic energy given by the B letters so far
 
 
 def _kinetic(r: PyTree, dtype: Any) -> Array:
     total = jnp.zeros((), dtype)
     for leaf in jax.tree.leaves(r):
         total = total + 0.5 * jnp.sum(leaf.astype(dtype) ** 2)
+    return total
+
+
+def _kinetic_change(new: PyTree, old: PyTree, dtype: Any) -> Array:
+    """Kinetic energy of new minus old in one pass, exact where they hardly differ."""
+    total = jnp.zeros((), dtype)
+    for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True):
+        total = total + 0.5 * jnp.sum((a - b).astype(dtype) * (a + b).astype(dtype))
     return total
 
 
@@ -190,15 +199,14 @@ def _refresh(phase: _Phase, clock: _Clock, noise: Array) -> _Phase:
     xi = _split_noise(noise, phase.r)
     s = jnp.sqrt(1 - c * c)
     new = jax.tree.map(lambda r, x: c.astype(r.dtype) * r + s.astype(r.dtype) * x, phase.r, xi)
-    heat = _kinetic(new, phase.bath.dtype) - _kinetic(phase.r, phase.bath.dtype)
-    return phase._replace(r=new, bath=phase.bath + heat)
+    return phase._replace(r=new)
 
 
 def _letters(
     word: str, sys: System, phase: _Phase, clock: _Clock, point: Point, noise: Array
 ) -> tuple[_Phase, Any]:
     """Apply letters in turn; also returns where U was last evaluated (the LM mid-point)."""
-    beta = point_beta(point, phase.bath.dtype)
+    beta = point_beta(point, phase.kicked.dtype)
     last = None
     for letter in word:
         if letter == "O":
@@ -217,7 +225,8 @@ def _letters(
             slope = reduced_grad(at, beta)
             kick = lambda r, g, s: r - clock.kick.astype(r.dtype) * s * g.astype(r.dtype)
             r = jax.tree.map(kick, phase.r, slope, clock.scale)
-            phase = phase._replace(r=r, at=at)
+            kicked = phase.kicked + _kinetic_change(r, phase.r, phase.kicked.dtype)
+            phase = phase._replace(r=r, at=at, kicked=kicked)
     return phase, last
 
 
@@ -254,14 +263,12 @@ def _clock(word: Word, params: LangevinParams, key: Key, theta: PyTree, dtype: A
     )
 
 
-def _shadow(
-    start: LangevinState, end: _Phase, kinetic: tuple[Array, Array], beta: Array
-) -> Array:
-    """Delta u + Delta kin - heat of the O letters, from differences of energies."""
+def _shadow(start: LangevinState, end: _Phase, beta: Array) -> Array:
+    """Delta u plus what the kicks gave: Delta u + Delta kin - heat of the O letters."""
     at = end.at
     assert at is not None
     change = beta * (at.energy - start.energy) - (at.log_base - start.log_base)
-    return change + (kinetic[1] - kinetic[0]) - end.bath
+    return change + end.kicked
 
 
 def _choose(accept: Array, yes: PyTree, no: PyTree) -> PyTree:
@@ -286,8 +293,8 @@ def step(
     clock = _clock(word, params, key, state.position, dtype)
     size = _size(state.position)
     draws = len(word.prefix) + len(word.suffix) + word.core.count("O") * word.n_inner
-    flat = jax.random.normal(
-        stream(key, Stream.NOISE), (draws * size,), jnp.result_type(*_dtypes(state.position))
+    flat = normal(
+        stream(key, Stream.NOISE), draws * size, jnp.result_type(*_dtypes(state.position))
     )
     first = len(word.prefix) * size
     last = flat.size - len(word.suffix) * size
@@ -300,8 +307,7 @@ def step(
     if phase.at is None:
         at = evaluate(sys, phase.theta, point.control, grad=False)
         phase = phase._replace(at=at)
-    kinetic = (_kinetic(r0, dtype), _kinetic(phase.r, dtype))
-    shadow = _shadow(state, phase, kinetic, beta)
+    shadow = _shadow(state, phase, beta)
     acceptance = jnp.where(jnp.isfinite(shadow), jnp.exp(jnp.minimum(-shadow, 0.0)), 0.0)
     accepted = jnp.ones((), bool)
     if word.metropolize:
@@ -356,7 +362,10 @@ def _totals(state: LangevinState) -> tuple[Array, Array]:
     dtype = state.energy.dtype
     kinetic = _kinetic(state.momentum, dtype)
     reduced = state.beta * state.energy - state.log_base + kinetic
-    return state.energy + _in_energy_units(kinetic, state.beta), reduced
+    total = state.energy + _in_energy_units(kinetic, state.beta)
+    # a compiler may contract products into sums differently from place to place, and the
+    # sums of the ledger telescope only if every place sees the same bits
+    return jax.lax.optimization_barrier((total, reduced))
 
 
 def _in_energy_units(kinetic: Array, beta: Array) -> Array:
