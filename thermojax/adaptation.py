@@ -5,7 +5,8 @@ result is a set of kernel parameters that `run` then keeps fixed. One step size 
 scale serve the whole ensemble, so that every walker samples the same law.
 
 Source: specification of the core, section 2.10 (derived here); step sizes by the
-Robbins-Monro recursion log eps += k^-0.6 (acceptance - target).
+Robbins-Monro recursion log eps += 2 (1 + k)^-0.6 (acceptance - target), where k counts the
+changes of sign (Kesten), so that a poor first step is left behind quickly.
 """
 
 from __future__ import annotations
@@ -104,6 +105,7 @@ def adapt(
     params: Any = kernel.params
     log_step = jnp.log(params.step_size)
     average, weight = jnp.zeros_like(log_step), 0.0
+    turns, before = jnp.zeros(()), jnp.zeros(())
     steps, seen = [], []
     with reporter(progress, n_steps, "adapting") as report:
         for k in range(1, rounds + 1):
@@ -117,7 +119,10 @@ def adapt(
             acceptance = jnp.nan_to_num(acceptance)
             steps.append(jnp.exp(log_step))
             seen.append(acceptance)
-            log_step = log_step + 2.0 * k**-0.6 * (acceptance - target)
+            miss = acceptance - target
+            turns = turns + (miss * before < 0)
+            before = miss
+            log_step = log_step + 2.0 * (1 + turns) ** -0.6 * miss
             if k > rounds // 2:
                 average, weight = average + log_step, weight + 1.0
             report(n_steps // rounds)

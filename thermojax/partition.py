@@ -314,7 +314,9 @@ def _readouts(trace: Trace, on: Array, log_z: Array) -> tuple[dict[str, Array], 
             return bar(d * first, -d * second, mask_f=good_first, mask_r=good_second)
 
         edges = jax.vmap(pair)(d, v[:-1], v[1:], finite[:-1], finite[1:])
-        by_bar = -jnp.sum(jnp.where(used[1:], edges.value, 0.0))
+        # forbidden regions: a walker there has weight zero, which both read-outs must count
+        share = jnp.log(jnp.mean(finite, axis=1))[:-1]
+        by_bar = jnp.sum(jnp.where(used[1:], share - edges.value, 0.0))
         overlap = jnp.min(jnp.where(used[1:], edges.parts["overlap"], jnp.inf))
         count = jnp.maximum(jnp.sum(finite, axis=1), 1)
         mean = jnp.sum(v, axis=1) / count
@@ -323,7 +325,7 @@ def _readouts(trace: Trace, on: Array, log_z: Array) -> tuple[dict[str, Array], 
         # under the reference the mean of V may be infinite: BAR takes the first step
         padded = jnp.where(used, lam, 1.0)[1:]
         ti = thermodynamic_integration(padded, mean[1:], variance[1:])
-        return by_bar, ti.value - edges.value[0], ti.parts["budget"], overlap
+        return by_bar, ti.value + share[0] - edges.value[0], ti.parts["budget"], overlap
 
     by_bar, ti, budget, overlap = jax.vmap(one)(trace.lam, trace.value, on)
     pool = lambda x: logsumexp(x) - jnp.log(x.shape[0])
@@ -357,7 +359,7 @@ def _verdict(path, populations, log_z, stderr, within, alive, on, readouts, budg
         (Flag.NOT_MIXED, jnp.where(on, trace.correlation, 0.0) > 0.8),
         (Flag.NOT_MIXED, _r_hat(end) > 1.05),
         (Flag.POOR_OVERLAP, overlap < 0.03),
-        (Flag.BAD_ACCEPTANCE, (acceptance < 0.15) | (acceptance > 0.995)),
+        (Flag.BAD_ACCEPTANCE, (acceptance < 0.15) | (acceptance > 0.98)),
         (
             Flag.READOUTS_DISAGREE,
             (gap_bar > 3 * stderr + 1e-4)

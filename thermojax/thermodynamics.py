@@ -160,7 +160,7 @@ def _with_floor(
 def _single(est: Estimate, beta: ArrayLike | None, name: str) -> Estimate:
     beta = est.parts.point.beta if beta is None else beta
     whole = getattr(curve(est, beta), name)
-    if jnp.ndim(beta):
+    if np.ndim(beta):
         return whole
     return jax.tree.map(lambda x: x[0], whole)
 

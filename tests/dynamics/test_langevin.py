@@ -15,7 +15,6 @@ from scipy.integrate import cumulative_trapezoid, trapezoid
 from scipy.linalg import solve_discrete_lyapunov
 
 import thermojax as tj
-from thermojax.dynamics import splitting
 from tests.statistics import (
     EXACT,
     KS_LIMIT,
@@ -26,6 +25,7 @@ from tests.statistics import (
     ks_distance,
     z_score,
 )
+from thermojax.dynamics import splitting
 
 WALKERS = 200_000
 TILE = 10_000

@@ -49,6 +49,7 @@ __all__ = [
     "balance",
     "evaluate",
     "no_moves",
+    "rounded",
     "zero_ledger",
 ]
 
@@ -216,6 +217,16 @@ class Kernel(NamedTuple):
     sample: Callable
 
 
+def rounded(x: Array) -> Array:
+    """The same number, rounded before anybody uses it.
+
+    A compiler may contract a product into the sum that reads it (one rounding instead of
+    two), differently in every kernel that repeats the product; sums of the ledger telescope
+    only if all of them see the same bits. A selection cannot be contracted.
+    """
+    return jnp.where(x == x, x, jnp.nan)
+
+
 class Evaluation(NamedTuple):
     """Energy and base measure at one theta, kept apart so that beta may move freely."""
 
@@ -228,12 +239,13 @@ class Evaluation(NamedTuple):
 def evaluate(sys: System, theta: PyTree, control: PyTree, *, grad: bool = True) -> Evaluation:
     """U, log m and, with `grad`, their gradients by one value_and_grad each."""
     if not grad:
-        return Evaluation(sys.energy(theta, control), sys.log_base(theta, control), (), ())
+        energy, log_base = sys.energy(theta, control), sys.log_base(theta, control)
+        return Evaluation(rounded(energy), rounded(log_base), (), ())
     energy, energy_grad = jax.value_and_grad(sys.energy)(theta, control)
     if sys.prior is None:
-        return Evaluation(energy, jnp.zeros_like(energy), energy_grad, ())
+        return Evaluation(rounded(energy), jnp.zeros_like(energy), energy_grad, ())
     log_base, log_base_grad = jax.value_and_grad(sys.log_base)(theta, control)
-    return Evaluation(energy, log_base, energy_grad, log_base_grad)
+    return Evaluation(rounded(energy), rounded(log_base), energy_grad, log_base_grad)
 
 
 def reduced_grad(at: Evaluation, beta: ArrayLike) -> PyTree:

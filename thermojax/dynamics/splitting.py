@@ -32,6 +32,7 @@ from thermojax.dynamics.kernel import (
     evaluate,
     point_beta,
     reduced_grad,
+    rounded,
     stream,
     zero_ledger,
 )
@@ -63,6 +64,8 @@ class LangevinState(NamedTuple):
         energy_grad: grad U, or () for words that end on a drift.
         log_base_grad: grad log m, or ().
         beta: inverse temperature of the last point.
+        kinetic: reduced kinetic energy |r|^2 / 2 of the momenta carried, else 0.
+        totals: E = U + kinetic / beta and u + kinetic, as the ledger counts them.
         midpoint: (theta, U) seen by Leimkuhler-Matthews, else ().
     """
 
@@ -73,6 +76,8 @@ class LangevinState(NamedTuple):
     energy_grad: PyTree
     log_base_grad: PyTree
     beta: Array
+    kinetic: Array
+    totals: tuple[Array, Array]
     midpoint: Any = ()
 
 
@@ -335,16 +340,20 @@ def _zeros(theta):
 
 def _new_state(word, state, phase, beta, seen):
     at = phase.at
-    return LangevinState(
+    momentum = () if word.full_refresh else phase.r
+    state = LangevinState(
         position=phase.theta,
-        momentum=() if word.full_refresh else phase.r,
+        momentum=momentum,
         energy=at.energy,
         log_base=at.log_base,
         energy_grad=at.energy_grad if word.caches_gradient else (),
         log_base_grad=at.log_base_grad if word.caches_gradient else (),
         beta=beta,
+        kinetic=rounded(_kinetic(momentum, at.energy.dtype)),
+        totals=state.totals,
         midpoint=seen if word.midpoint else (),
     )
+    return state._replace(totals=_totals(state))
 
 
 def _grad_norm2(state, dtype):
@@ -359,13 +368,9 @@ def _finite_flag(state):
 
 def _totals(state: LangevinState) -> tuple[Array, Array]:
     """Total energy E = U + kinetic and reduced energy u + kinetic, each rounded once."""
-    dtype = state.energy.dtype
-    kinetic = _kinetic(state.momentum, dtype)
-    reduced = state.beta * state.energy - state.log_base + kinetic
-    total = state.energy + _in_energy_units(kinetic, state.beta)
-    # a compiler may contract products into sums differently from place to place, and the
-    # sums of the ledger telescope only if every place sees the same bits
-    return jax.lax.optimization_barrier((total, reduced))
+    reduced = rounded(rounded(state.beta * state.energy) - state.log_base) + state.kinetic
+    total = state.energy + rounded(_in_energy_units(state.kinetic, state.beta))
+    return rounded(total), rounded(reduced)
 
 
 def _in_energy_units(kinetic: Array, beta: Array) -> Array:
@@ -374,12 +379,12 @@ def _in_energy_units(kinetic: Array, beta: Array) -> Array:
 
 
 def _ledger(word: Word, old: LangevinState, new: LangevinState, shadow: Array) -> Ledger:
-    old = old._replace(beta=new.beta)
-    (energy0, reduced0), (energy1, reduced1) = _totals(old), _totals(new)
+    moved = _totals(old._replace(beta=new.beta))  # a beta moved without `drive`
+    old = old._replace(totals=_choose(old.beta == new.beta, old.totals, moved))
+    (energy0, reduced0), (energy1, reduced1) = old.totals, new.totals
     heat = two_diff(energy1, energy0)[0]
     change = new.beta * (new.energy - old.energy) - (new.log_base - old.log_base)
-    dtype = shadow.dtype
-    change = change + _kinetic(new.momentum, dtype) - _kinetic(old.momentum, dtype)
+    change = change + (new.kinetic - old.kinetic)
     bath = change - shadow
     zero = jnp.zeros_like(shadow)
     return Ledger(
@@ -406,7 +411,7 @@ def drive(
         new = state._replace(beta=beta, **at._asdict())
     else:
         new = state._replace(beta=beta)
-    kinetic = _kinetic(state.momentum, dtype)
+    kinetic = state.kinetic
     work = new.energy - state.energy
     rescaled = _in_energy_units(kinetic, beta) - _in_energy_units(kinetic, state.beta)
     protocol = (
@@ -414,7 +419,8 @@ def drive(
         + (beta - state.beta) * state.energy
         - (new.log_base - state.log_base)
     )
-    (energy0, reduced0), (energy1, reduced1) = _totals(state), _totals(new)
+    new = new._replace(totals=_totals(new))
+    (energy0, reduced0), (energy1, reduced1) = state.totals, new.totals
     ledger = zero_ledger(dtype)._replace(
         work=work,
         heat=rescaled,
@@ -446,7 +452,9 @@ def start(
             momentum = _split_noise(jax.random.normal(key, (_size(theta),), dtype), theta)
     midpoint = (theta, at.energy) if word.midpoint else ()
     beta = point_beta(point, at.energy.dtype)
-    return LangevinState(theta, momentum, *at, beta, midpoint)
+    kinetic = rounded(_kinetic(momentum, at.energy.dtype))
+    state = LangevinState(theta, momentum, *at, beta, kinetic, (beta, beta), midpoint)
+    return state._replace(totals=_totals(state))
 
 
 def observe(word: Word, state: LangevinState) -> LangevinState:
