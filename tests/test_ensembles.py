@@ -66,7 +66,9 @@ def kernel_of(name):
 @pytest.mark.parametrize("name", ["mlp", "wells"])
 def test_chunks_prefixes_and_continuation_change_no_bit(name):
     kernel = kernel_of(name)
-    run = functools.partial(tj.run, kernel, KEY, point=POINT, accumulate=SUMS, ledger="full")
+    run = functools.partial(
+        tj.run, kernel, key=KEY, point=POINT, accumulate=SUMS, ledger="full"
+    )
     st = tj.init_ensemble(kernel, START, POINT, size=64, tile=16)
     whole, out = run(st=st, n_steps=60, chunk=1000)
     assert int(whole.step) == 60
@@ -87,13 +89,21 @@ def test_chunks_prefixes_and_continuation_change_no_bit(name):
     tail = np.asarray(moved.energy)[64:]
     assert len(np.unique(tail)) == len(tail)
 
-    # the last 16 walkers alone, by their global numbers
-    part = tj.init_ensemble(kernel, START, POINT, size=16, tile=16, first_walker=48)
-    part, _ = run(st=part, n_steps=60)
-    equal(part.walkers, jax.tree.map(lambda leaf: leaf[48:64], whole.walkers))
-
-    other, _ = tj.run(kernel, jax.random.key(2), st, POINT, n_steps=60)
+    other, _ = run(st=st, n_steps=60, key=jax.random.key(2))
     assert np.all(np.asarray(other.energy) != np.asarray(whole.energy))
+
+
+def test_walkers_are_known_by_their_global_numbers():
+    kernel = kernel_of("wells")
+    ends = []
+    for size, first_walker in ((16, 0), (8, 8)):
+        st = tj.init_ensemble(
+            kernel, START, POINT, size=size, tile=8, first_walker=first_walker
+        )
+        st, _ = tj.drive(kernel, KEY, st, tj.Point(jnp.linspace(1.5, 2.0, 9)))
+        ends.append(st.walkers)
+    np.testing.assert_array_equal(ends[1].position, ends[0].position[8:])
+    np.testing.assert_array_equal(ends[1].momentum, ends[0].momentum[8:])
 
 
 def test_traces_are_the_states_at_their_steps():
@@ -331,13 +341,13 @@ def differing(a, b):
 assert len(jax.devices()) == 2
 mesh = jax.make_mesh((2,), ("ensemble",), axis_types=(jax.sharding.AxisType.Auto,))
 path = tj.Point(jnp.linspace(0.5, 1.5, 7))
-seen = {}
+seen, U = {}, {"U": SUMS["U"]}
 for name in ("mlp", "wells"):
     kernel = kernel_of(name)
     ends = []
     for where in (None, mesh):
         st = tj.init_ensemble(kernel, START, POINT, size=32, tile=8)
-        end, out = tj.run(kernel, KEY, st, POINT, 20, accumulate=SUMS, every=5, mesh=where)
+        end, out = tj.run(kernel, KEY, st, POINT, 20, accumulate=U, every=5, mesh=where)
         assert len(end.energy.sharding.device_set) == (1 if where is None else 2)
         ends.append(((end, out), tj.drive(kernel, KEY, st, path, mesh=where)))
     seen[name] = {"run": differing(ends[0][0], ends[1][0]),
