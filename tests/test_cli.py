@@ -135,7 +135,7 @@ def test_bad_requests_are_one_line(run, argv, parts):
 
 
 def test_bad_commands_are_one_line(run):
-    refused(run, "swep", parts=["swep", "sweep, report, doctor"])
+    refused(run, "swep", parts=["swep", "sweep, resume, report, doctor"])
     refused(run, "report", parts=["folder of the run"])
     refused(run, "report", "nowhere", parts=["nowhere is no folder"])
 
@@ -182,7 +182,7 @@ def test_interruption(run, tmp_path, saved):
     run.install(run_sweep)
     code, _, err = run("sweep")
     assert code == 130
-    assert ("so far is in runs/digits-001.partial" if saved else "nothing was written") in err
+    assert ("thermojax resume runs/digits-001" if saved else "nothing was written") in err
     assert (tmp_path / "runs").exists() is saved
 
 

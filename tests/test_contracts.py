@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import thermojax as tj
+from tests.statistics import ULPS, ulp
 
 REGISTRY = {
     "em": lambda s: tj.overdamped(s, "em"),
@@ -88,7 +89,8 @@ def keeps(dtype, kernel, result):
     assert info.acceptance.shape == (4, 5)
     assert not np.any(info.flags)
     assert np.all((info.acceptance >= 0) & (info.acceptance <= 1))
-    np.testing.assert_array_equal(work.work, 0.0)
+    # the energy is evaluated again in a kernel compiled apart: no work, to rounding
+    np.testing.assert_allclose(work.work, 0.0, atol=ULPS * ulp(state.energy, dtype))
     assert not jax.tree.leaves(kernel.meta)  # static
 
 
