@@ -22,3 +22,10 @@ def x64():
     """Double precision inside one test."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Compiled programs of one file serve no other: keep the memory of a run bounded."""
+    yield
+    jax.clear_caches()

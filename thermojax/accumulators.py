@@ -337,6 +337,7 @@ class _DyadicSums(NamedTuple):
     count: Array
     shift: Array
     pending: Array
+    waiting: Array
     blocks: Array
     mean: Array
     m2: Array
@@ -353,19 +354,21 @@ class _Dyadic:
             raise ValueError(f"dyadic errors need a scalar observable, got shape {x.shape}")
         zeros = jnp.zeros((self.levels,), x.dtype)
         blocks = jnp.zeros((self.levels,), jnp.int32)
-        return _DyadicSums(jnp.zeros((), jnp.int32), x * 0, zeros, blocks, zeros, zeros)
+        none = jnp.zeros((self.levels,), bool)
+        return _DyadicSums(jnp.zeros((), jnp.int32), x * 0, zeros, none, blocks, zeros, zeros)
 
     def update(self, acc, sample):
         x = jnp.asarray(_read(self.of, sample), acc.shift.dtype)
         shift = jnp.where(acc.count == 0, x, acc.shift)
         value, arrived = x - shift, jnp.ones((), bool)
-        pending, reached = [], []
+        pending, half, reached = [], [], []
         for level in range(self.levels):
             reached.append((value, arrived))
-            waiting = ((acc.count >> level) & 1) == 1
+            waiting = acc.waiting[level]
             pair = (acc.pending[level] + value) / 2
             keep = arrived & ~waiting
             pending.append(jnp.where(keep, value, acc.pending[level]))
+            half.append(waiting ^ arrived)
             value, arrived = pair, arrived & waiting
         values = jnp.stack([v for v, _ in reached])
         here = jnp.stack([a for _, a in reached])
@@ -373,7 +376,8 @@ class _Dyadic:
         delta = values - acc.mean
         mean = acc.mean + jnp.where(here, delta / jnp.maximum(blocks, 1), 0.0)
         m2 = acc.m2 + jnp.where(here, delta * (values - mean), 0.0)
-        return _DyadicSums(acc.count + 1, shift, jnp.stack(pending), blocks, mean, m2)
+        pending, half = jnp.stack(pending), jnp.stack(half)
+        return _DyadicSums(acc.count + 1, shift, pending, half, blocks, mean, m2)
 
     def merge(self, a, b):
         """Blocks of both; samples still pending at a level count at the lower levels."""
@@ -383,7 +387,12 @@ class _Dyadic:
         zero = jnp.zeros_like(ma)
         na, nb = a.blocks.astype(ma.dtype), b.blocks.astype(ma.dtype)
         mean, m2, *_ = _merge_central(na, nb, (ma, a.m2, zero, zero), (mb, b.m2, zero, zero))
-        return _DyadicSums(a.count + b.count, shift, a.pending, a.blocks + b.blocks, mean, m2)
+        # half blocks of `b` are dropped where `a` has begun; its own go on
+        begun = a.count > 0
+        pending = jnp.where(begun, a.pending, b.pending)
+        waiting = jnp.where(begun, a.waiting, b.waiting)
+        blocks = a.blocks + b.blocks
+        return _DyadicSums(a.count + b.count, shift, pending, waiting, blocks, mean, m2)
 
     def finalize(self, acc, least: int = 64):
         n = acc.blocks.astype(acc.mean.dtype)
