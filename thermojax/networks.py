@@ -179,6 +179,7 @@ def from_flax(
         prior=bound[0],
         reference=bound[1],
         data=(inputs, targets),
+        shape=Template.of(like),
     )
 
 

@@ -109,6 +109,7 @@ class System:
         prior: base measure m; None for Lebesgue measure.
         reference: normalised distribution where tempering starts; None for the prior.
         data: pytree with leading axis N (or anything `energy_fn` reads).
+        shape: `Template` of theta, where it is known apart from the measures.
     """
 
     energy_fn: Callable | None = dataclasses.field(metadata={"static": True})
@@ -117,6 +118,7 @@ class System:
     prior: Prior | None = None
     reference: Prior | None = None
     data: PyTree = ()
+    shape: Template | None = dataclasses.field(default=None, metadata={"static": True})
 
     def energy(self, theta: PyTree, control: PyTree = (), data: PyTree = None) -> Array:
         """Total energy U(theta; control) in nats, a scalar."""
@@ -165,6 +167,8 @@ class System:
     @property
     def template(self) -> Template | None:
         """Structure, shapes and dtypes of theta where they are known."""
+        if self.shape is not None:
+            return self.shape
         for measure in (self.prior, self.reference):
             if measure is not None and measure.template is not None:
                 return measure.template
@@ -235,6 +239,7 @@ def system(
         prior=_bind(prior, like),
         reference=_bind(reference, like),
         data=data,
+        shape=None if like is None else Template.of(like),
     )
 
 
@@ -279,6 +284,7 @@ def finite_sum(
         prior=_bind(prior, like),
         reference=_bind(reference, like),
         data=data,
+        shape=None if like is None else Template.of(like),
     )
 
 
