@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import thermojax as tj
-from tests.statistics import caught, check
+from tests.scores import caught, check
 from thermojax.accumulators import Compensated, compensated_add, two_diff, two_sum
 
 IDENTITY = lambda x: x

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import thermojax as tj
-from tests.statistics import caught, check
+from tests.scores import caught, check
 from thermojax.adaptation import spread_of
 
 SDS = np.array([0.1, 1.0, 3.0, 10.0])

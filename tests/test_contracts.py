@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import thermojax as tj
-from tests.statistics import ULPS, ulp
+from tests.scores import ULPS, ulp
 
 REGISTRY = {
     "em": lambda s: tj.overdamped(s, "em"),

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import thermojax as tj
-from tests.statistics import caught, check
+from tests.scores import caught, check
 
 KEY, START = jax.random.key(1), jax.random.key(0)
 X = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)

@@ -11,7 +11,7 @@ import pytest
 
 import thermojax as tj
 from tests.exact.test_table import ROWS
-from tests.statistics import caught, check
+from tests.scores import caught, check
 from thermojax import exact
 
 STATED = 4.0

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import thermojax as tj
-from tests.statistics import caught, check
+from tests.scores import caught, check
 from thermojax.metrics import layer_temperatures
 from thermojax.networks import layers
 

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 import thermojax as tj
-from tests.statistics import check
+from tests.scores import check
 from thermojax.networks import layers, outputs, template_of
 
 RNG = np.random.default_rng(0)

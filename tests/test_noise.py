@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from tests.statistics import KS_LIMIT, caught, check, ks_distance
+from tests.scores import KS_LIMIT, caught, check, ks_distance
 from thermojax.noise import normal
 
 

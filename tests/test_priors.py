@@ -12,7 +12,7 @@ from scipy.integrate import trapezoid
 from scipy.stats import norm
 
 import thermojax as tj
-from tests.statistics import KS_LIMIT, caught, check, covariance_z, ks_distance
+from tests.scores import KS_LIMIT, caught, check, covariance_z, ks_distance
 from thermojax.priors import GaussianPrior, Template
 
 N = 100_000

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import thermojax as tj
-from tests.statistics import caught, check
+from tests.scores import caught, check
 from thermojax import exact
 from thermojax.estimators.estimate import Flag
 from thermojax.thermodynamics import Curve

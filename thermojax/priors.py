@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from thermojax.typing import Array, ArrayLike, Key, PyTree, ShapeError, is_traced
 
@@ -216,9 +217,10 @@ def gaussian_prior(
     scale_fn = scale if callable(scale) else None
     values = () if scale_fn is not None else scale
     for leaf in jax.tree.leaves(values):
-        if not is_traced(leaf) and not (
-            bool(jnp.all(jnp.asarray(leaf) > 0)) and bool(jnp.all(jnp.isfinite(leaf)))
-        ):
+        if is_traced(leaf):
+            continue
+        known = np.asarray(leaf)
+        if not np.all((known > 0) & np.isfinite(known)):
             raise ValueError(f"prior scale must be positive and finite, got {leaf}")
     template = None if like is None else Template.of(like)
     return GaussianPrior(values, scale_fn, fan_in, template)

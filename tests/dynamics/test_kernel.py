@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import thermojax as tj
-from tests.statistics import EXACT, ULPS, caught, check, ulp
+from tests.scores import EXACT, ULPS, caught, check, ulp
 from thermojax.accumulators import compensated_add
 from thermojax.dynamics.kernel import add_move, balance, no_moves, zero_ledger
 

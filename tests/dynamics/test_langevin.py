@@ -15,7 +15,7 @@ from scipy.integrate import cumulative_trapezoid, trapezoid
 from scipy.linalg import solve_discrete_lyapunov
 
 import thermojax as tj
-from tests.statistics import (
+from tests.scores import (
     EXACT,
     KS_LIMIT,
     LIMIT,

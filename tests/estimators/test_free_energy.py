@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.statistics import EXACT, caught, check
+from tests.scores import EXACT, caught, check
 from thermojax.estimators.estimate import Flag
 from thermojax.estimators.free_energy import (
     bar,

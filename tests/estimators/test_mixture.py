@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tests.statistics import EXACT, caught, check
+from tests.scores import EXACT, caught, check
 from thermojax.estimators.mixture import (
     MixtureMoments,
     jackknife,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import thermojax as tj
-from tests.statistics import check
+from tests.scores import check
 from thermojax.cli import main
 from thermojax.experiments.sweep import SweepConfig, build_system, hidden_layers, run_sweep
 
