@@ -258,4 +258,4 @@ def test_systems_without_a_network():
     with pytest.raises(ValueError, match="no per-example energies"):
         sys.per_example(0.0)
     with pytest.raises(ValueError, match="shape of theta is unknown"):
-        template_of(sys)
+        template_of(tj.system(lambda x: x**2))
