@@ -394,7 +394,7 @@ def on_two_devices():
 @pytest.mark.parametrize("what", ["run", "drive"])
 def test_two_devices_give_the_bits_of_one(what):
     seen = on_two_devices()
-    # a ledger's heat and its rounding may trade an ulp; their sum, and all states, may not
+    # a driven ledger's heat and its rounding may trade an ulp; nothing else may differ
     traded = ("heat", "rounding") if what == "drive" else ()
     for system in ("mlp", "wells"):
         assert [leaf for leaf in seen[system][what] if not leaf.endswith(traded)] == []
