@@ -30,6 +30,7 @@ LEBESGUE = {
     "laplace": lambda: exact.power(2, 1.0),
     "student": lambda: exact.student(nu=4.0, dim=1),
     "ring": lambda: exact.ring(5, coupling=0.6, a=0.4, b=1.2),
+    "gaussian rbm": lambda: exact.gaussian_rbm((0.5, -1.0), (0.3,), ((1.0,), (-2.0,))),
 }
 NORMALISED = {
     "linear": lambda: exact.linear_regression(_X, _Y, 0.8, (1.0, 2.0)),
@@ -46,6 +47,9 @@ NORMALISED = {
 }
 OTHER = {
     "spins": lambda: exact.free_spins(4, (0.3, -0.2, 1.0, 0.0)),
+    "curie-weiss": lambda: exact.curie_weiss(7, 1.4, -0.3),
+    "ising": lambda: exact.ising((4, 6), 0.6),
+    "rbm": lambda: exact.rbm((0.5, -1.0), (0.3,), ((1.0,), (-2.0,))),
     "product": lambda: exact.product(exact.double_well(), exact.tanh_network()),
 }
 ALL = LEBESGUE | NORMALISED | OTHER

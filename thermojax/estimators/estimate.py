@@ -48,6 +48,9 @@ class Flag(enum.IntFlag):
     ADAPTING = 1 << 21
     LADDER_UNFINISHED = 1 << 22
     NOT_STATIONARY = 1 << 23
+    TEMPERATURE_MISMATCH = 1 << 26
+    WRONG_BLOCKS = 1 << 24
+    BROKEN_FLUCTUATION = 1 << 25
 
 
 _TEXT: dict[Flag, tuple[str, str]] = {
@@ -139,6 +142,18 @@ _TEXT: dict[Flag, tuple[str, str]] = {
     Flag.NOT_STATIONARY: (
         "the particles break the identity <theta . grad u> = d: they lag behind the ladder",
         "use more moves per rung, longer trajectories, or a reference closer to the target",
+    ),
+    Flag.WRONG_BLOCKS: (
+        "sites of one block interact, or U is not multilinear in them: flips are not exact",
+        "give blocks without inner bonds (tj.checkerboard_blocks), or blocks=None",
+    ),
+    Flag.BROKEN_FLUCTUATION: (
+        "the integral fluctuation theorem <exp(-sigma)> = 1 fails",
+        "check the densities of both ends, and the noise of the kernel",
+    ),
+    Flag.TEMPERATURE_MISMATCH: (
+        "a thermometer disagrees with the temperature it should show",
+        "burn in longer, use a smaller step size or larger batches",
     ),
     Flag.LADDER_UNFINISHED: (
         "the ladder did not reach the target within max_rungs",

@@ -9,7 +9,9 @@ import math
 import operator
 
 import jax
+import numpy as np
 
+from thermojax.binary import values_of
 from thermojax.exact.solvable import Moments, Solvable
 from thermojax.priors import CustomPrior, prior
 from thermojax.system import System
@@ -60,7 +62,28 @@ def _base(systems: list[System], like: tuple) -> CustomPrior | None:
         return None
     finite = len(known) == len(priors) and all(mass is not None for mass in known)
     log_mass = jax.tree.reduce(operator.add, known) if finite else None
-    return prior(_sum_log_base, _sample_each, like=like, log_mass=log_mass, params=priors)
+    alphabets = {values_of(m) for m in priors}
+    return prior(
+        _sum_log_base,
+        _sample_each,
+        like=like,
+        log_mass=log_mass,
+        params=priors,
+        values=alphabets.pop() if len(alphabets) == 1 else None,
+    )
+
+
+def _blocks(solvables: tuple[Solvable, ...], like: tuple) -> tuple | None:
+    """The k-th blocks of all factors flip together: factors do not interact."""
+    each = [s.blocks for s in solvables if s.blocks is not None]
+    if len(each) < len(solvables):
+        return None
+    nothing = [jax.tree.map(lambda x: np.zeros(x.shape, bool), x) for x in like]
+    longest = max(len(blocks) for blocks in each)
+    return tuple(
+        tuple(b[k] if k < len(b) else no for b, no in zip(each, nothing, strict=True))
+        for k in range(longest)
+    )
 
 
 def _reference(systems: list[System], like: tuple) -> CustomPrior | None:
@@ -120,6 +143,7 @@ def product(*solvables: Solvable) -> Solvable:
         sum(s.dim for s in solvables),
         symmetry_order=math.prod(s.symmetry_order for s in solvables),
         proper_above=max(thresholds, default=None),
+        blocks=_blocks(solvables, like),
     )
 
 

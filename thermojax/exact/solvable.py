@@ -83,6 +83,8 @@ class Solvable:
         symmetry_order: order of the group of hidden-unit permutations and sign flips
             that leaves U and the prior invariant; 1 where the system is no network.
         proper_above: Z is finite only for beta above this; None for every beta >= 0.
+        blocks: masks of sites without mutual interaction, for `tj.gibbs_flip`; None where
+            the states are not binary or every site interacts with every other.
 
     Source: specification of the core, section 10.
     """
@@ -92,6 +94,7 @@ class Solvable:
     dim: int
     symmetry_order: int = 1
     proper_above: float | None = None
+    blocks: tuple[Any, ...] | None = None
 
     def __post_init__(self):
         cached = functools.lru_cache(maxsize=256)(self.moments_fn)
