@@ -93,6 +93,23 @@ GROUPS = {
             )
         ],
     ),
+    "gaussian rbm": (
+        ("T17",),
+        [
+            (
+                lambda: exact.gaussian_rbm((0.5, 0.0, -1.0), (0.3, 0.6), np.full((3, 2), 0.8)),
+                1.0,
+            )
+        ],
+    ),
+    "rbm": (
+        ("T16", "T16 cold"),
+        [(lambda: exact.rbm((0.5, 0.0, -1.0), (0.3, 0.6), np.full((3, 2), -0.8)), 1.5)],
+    ),
+    "ising": (("T18 hot", "T18"), [(lambda: exact.ising(4, -0.7), 0.5)]),
+    "ising, large": (("T18 large",), []),
+    "curie-weiss": (("T19",), [(lambda: exact.curie_weiss(10, 1.5, -0.1), 0.8)]),
+    "free spins": ((), [(exact.free_spins, 1.0), (lambda: exact.free_spins(10, -1.2), 0.7)]),
     "crossing": (
         ("T20", "T20 cold"),
         [(lambda: exact.normal_crossing(prior_scale=1.2), 20.0)],
@@ -136,7 +153,7 @@ def columns(tab):
 
 def test_every_row_is_here():
     rows = {row for group, _ in GROUPS.values() for row in group}
-    assert rows | {"T6"} == set(ROWS)
+    assert rows | {"T6", "T18 critical"} == set(ROWS)
 
 
 @pytest.mark.parametrize("name", GROUPS)

@@ -1,5 +1,7 @@
 """The machinery of tempered SMC: settings, path, ladder, resampling."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 import thermojax as tj
 from tests.scores import caught, check
-from thermojax import smc
+from thermojax import exact, smc
 
 
 @pytest.mark.parametrize(
@@ -127,3 +129,26 @@ def test_ladder_waypoints_and_kept_particles():
         check(by_run.mean(), exact, stderr)
         caught(by_run.mean(), 1 / (1 + beta * lam / 2), stderr)
     assert est.parts.n_gradients > 0
+
+
+def test_binary_states_are_moved_by_flips():
+    solved = exact.ising(4)
+    path = smc.tempered(solved.system)
+    assert tj.SMC().build(path).meta.name == "gibbs_flip"
+    with pytest.raises(ValueError, match="moves in continuous space, but the base measure is"):
+        tj.SMC(kernel=tj.mala).build(path)
+    kernel = functools.partial(tj.metropolis_flip, blocks=solved.blocks)
+    settings = tj.SMC(n=256, n_runs=8, kernel=kernel, max_rungs=32)
+    est = tj.log_partition(solved.system, tj.Point(0.44), jax.random.key(3), method=settings)
+    est.require_trusted()
+    check(est.value, solved.log_partition(0.44), est.stderr)
+    caught(est.value + np.log(2), solved.log_partition(0.44), est.stderr)
+    assert np.all(np.abs(np.asarray(est.parts.samples)) == 1)
+
+
+def test_wrong_blocks_reach_the_verdict():
+    solved = exact.ising(4)
+    kernel = functools.partial(tj.gibbs_flip, blocks=(np.ones((4, 4), bool),))
+    settings = tj.SMC(n=64, n_runs=4, kernel=kernel, max_rungs=32)
+    est = tj.log_partition(solved.system, tj.Point(0.3), jax.random.key(0), method=settings)
+    assert any(reason.startswith("WRONG_BLOCKS") for reason in est.reasons)

@@ -21,6 +21,7 @@ import numpy as np
 from jax.scipy.special import logsumexp
 
 from thermojax import smc as tempering
+from thermojax.binary import values_of
 from thermojax.dynamics.kernel import Stream, stream
 from thermojax.estimators.estimate import Estimate, Flag, raise_flags
 from thermojax.estimators.free_energy import bar, thermodynamic_integration
@@ -262,9 +263,10 @@ def _read(path: Path, populations: Population) -> Estimate:
     readouts, budget = _readouts(trace, on, log_z)
     log_mass = jnp.asarray(path.start.log_mass, value.dtype)
     stderr = jnp.sqrt(spread / runs)
-    virial = _virial(path, populations)
     flags = _verdict(path, populations, log_z, stderr, within, alive, on, readouts, budget)
-    flags = flags | raise_flags((Flag.NOT_STATIONARY, virial > 5))
+    if values_of(path.start) is None:  # the identity integrates by parts
+        flags = flags | raise_flags((Flag.NOT_STATIONARY, _virial(path, populations) > 5))
+    flags = flags | jnp.bitwise_or.reduce(populations.flags)
     looks = jnp.sum(jnp.where(on, trace.looks, 0))
     parts = PartitionParts(
         point=path.point,
@@ -359,7 +361,10 @@ def _verdict(path, populations, log_z, stderr, within, alive, on, readouts, budg
         (Flag.NOT_MIXED, jnp.where(on, trace.correlation, 0.0) > 0.8),
         (Flag.NOT_MIXED, _r_hat(end) > 1.05),
         (Flag.POOR_OVERLAP, overlap < 0.03),
-        (Flag.BAD_ACCEPTANCE, (acceptance < 0.15) | (acceptance > 0.98)),
+        (
+            Flag.BAD_ACCEPTANCE,
+            tempering.tunable(path.kernel) & ((acceptance < 0.15) | (acceptance > 0.98)),
+        ),
         (
             Flag.READOUTS_DISAGREE,
             (gap_bar > 3 * stderr + 1e-4)

@@ -29,14 +29,27 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 
 from thermojax.adaptation import spread_of
+from thermojax.binary import values_of
+from thermojax.dynamics.discrete import gibbs_flip
 from thermojax.dynamics.kernel import Kernel, Stream, stream
 from thermojax.dynamics.langevin import hmc
 from thermojax.ensembles import auto_tile, map_tiles
+from thermojax.estimators.estimate import Flag
 from thermojax.estimators.free_energy import log_mean_exp_weights
 from thermojax.system import Point, System
 from thermojax.typing import Array, ArrayLike, Key, PyTree
 
-__all__ = ["SMC", "Path", "Population", "Trace", "advance", "prepare", "start", "tempered"]
+__all__ = [
+    "SMC",
+    "Path",
+    "Population",
+    "Trace",
+    "advance",
+    "prepare",
+    "start",
+    "tempered",
+    "tunable",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +68,8 @@ class SMC:
         max_rungs: length of the ladder at most.
         waypoints: increasing values of lam in (0, 1) that every ladder must touch; the
             particles there are kept (those at lam = 1 always are).
-        kernel: `system -> Kernel`, metropolised; HMC by default.
+        kernel: `system -> Kernel`, metropolised; HMC by default, `tj.gibbs_flip` site by
+            site over binary states.
         tile: particles that move together; see `auto_tile`.
     """
 
@@ -84,6 +98,7 @@ class SMC:
 
     def build(self, path: System) -> Kernel:
         """The kernel that moves along `path`; refused unless it is exact."""
+        binary = values_of(path.prior) is not None
         if self.kernel is not None:
             kernel = self.kernel(path)
             if not kernel.meta.exact:
@@ -91,7 +106,14 @@ class SMC:
                     f"kernel {kernel.meta.name} is unadjusted: its bias would enter log Z "
                     "unseen; use tj.hmc, tj.mala or langevin(..., metropolize=True)"
                 )
+            if binary and tunable(kernel):
+                raise ValueError(
+                    f"kernel {kernel.meta.name} moves in continuous space, but the base "
+                    "measure is over binary states: use tj.gibbs_flip or tj.metropolis_flip"
+                )
             return kernel
+        if binary:
+            return gibbs_flip(path)
         template = path.template
         assert template is not None
         d = template.size
@@ -134,6 +156,11 @@ class _PathBase:
     def template(self):
         """Shape of theta."""
         return self.measure.template
+
+    @property
+    def values(self):
+        """Values of a site, where the reference is over binary states."""
+        return values_of(self.measure)
 
     def bind(self, like):
         """The reference knows its shape."""
@@ -207,6 +234,7 @@ class Population(NamedTuple):
         trace: see `Trace`.
         kept: positions [W, n, ...] at the waypoints, () without any.
         key: the population's key.
+        flags: uint32, what the moves themselves found wrong.
     """
 
     walkers: Any
@@ -216,6 +244,7 @@ class Population(NamedTuple):
     trace: Trace
     kept: PyTree
     key: Key
+    flags: Array
 
     @property
     def lam(self) -> Array:
@@ -306,12 +335,13 @@ def start(path: Path, key: Key) -> Population:
         naive=jnp.zeros(k, value.dtype),
         drift=jnp.zeros(k, value.dtype),
     )
-    step = jnp.asarray(kernel.params.step_size, value.dtype)
+    step = jnp.asarray(kernel.params.step_size if tunable(kernel) else 0, value.dtype)
     stops = len(smc.waypoints)
     kept: PyTree = ()
     if stops:
         kept = jax.tree.map(lambda x: jnp.zeros((stops, *x.shape), x.dtype), walkers.position)
-    return Population(walkers, jnp.arange(smc.n), jnp.int32(0), step, trace, kept, key)
+    none = jnp.zeros((), jnp.uint32)
+    return Population(walkers, jnp.arange(smc.n), jnp.int32(0), step, trace, kept, key, none)
 
 
 def _next_step(value: Array, left: Array, target: float) -> Array:
@@ -362,6 +392,12 @@ class _Look(NamedTuple):
     acceptance: Array
     correlation: Array
     count: Array
+    flags: Array
+
+
+def tunable(kernel: Kernel) -> bool:
+    """Whether a kernel has a step size and a scale to adapt; flips have neither."""
+    return hasattr(kernel.params, "step_size")
 
 
 def _move(path: Path, key: Key, walkers: Any, lam: Array, step_size: Array, scale: PyTree):
@@ -371,7 +407,9 @@ def _move(path: Path, key: Key, walkers: Any, lam: Array, step_size: Array, scal
     before = walkers.energy
 
     def look(state: _Look) -> _Look:
-        params = kernel.params._replace(step_size=state.step_size, scale=scale)
+        params = kernel.params
+        if tunable(kernel):
+            params = kernel.params._replace(step_size=state.step_size, scale=scale)
         here = jax.random.fold_in(key, state.count)
 
         def one(args):
@@ -379,30 +417,33 @@ def _move(path: Path, key: Key, walkers: Any, lam: Array, step_size: Array, scal
             mine = jax.random.fold_in(here, i)
 
             def body(j, carry):
-                walker, total = carry
+                walker, total, flags = carry
                 walker, info = kernel.step(jax.random.fold_in(mine, j), walker, at, params)
-                return walker, total + info.acceptance
+                wrong = info.flags & jnp.uint32(Flag.WRONG_BLOCKS)
+                return walker, total + info.acceptance, flags | wrong
 
-            zero = jnp.zeros_like(walker.energy)
-            return jax.lax.fori_loop(0, smc.moves, body, (walker, zero))
+            start = (walker, jnp.zeros_like(walker.energy), jnp.zeros((), jnp.uint32))
+            return jax.lax.fori_loop(0, smc.moves, body, start)
 
         ids = jnp.arange(smc.n, dtype=jnp.uint32)
-        moved, total = map_tiles(one, (ids, state.walkers), path.config.tile)
+        moved, total, flags = map_tiles(one, (ids, state.walkers), path.config.tile)
         acceptance = jnp.mean(total) / smc.moves
         gain = jnp.exp(jnp.clip(acceptance - kernel.meta.target_acceptance, -0.7, 0.3))
         return _Look(
             moved,
-            state.step_size * gain,
+            state.step_size * gain if tunable(kernel) else state.step_size,
             acceptance,
             _correlation(before, moved.energy),
             state.count + 1,
+            state.flags | jnp.bitwise_or.reduce(flags),
         )
 
     def unmixed(state: _Look) -> Array:
         return (state.count < smc.max_looks) & (state.correlation > smc.forget)
 
     zero = jnp.zeros_like(lam)
-    first = look(_Look(walkers, step_size, zero, zero + 1, jnp.int32(0)))
+    none = jnp.zeros((), jnp.uint32)
+    first = look(_Look(walkers, step_size, zero, zero + 1, jnp.int32(0), none))
     return jax.lax.while_loop(unmixed, look, first)
 
 
@@ -422,7 +463,7 @@ def _rung(path: Path, pop: Population) -> Population:
     log_z, ess = log_mean_exp_weights(log_w)
     index, drift = _systematic(stream(key, Stream.RESAMPLE), log_w)
     walkers = jax.tree.map(lambda x: x[index], pop.walkers)
-    scale = spread_of(walkers.position)
+    scale = spread_of(walkers.position) if tunable(path.kernel) else ()
     moved = _move(path, stream(key, Stream.MOVES), walkers, lam, pop.step_size, scale)
     k = pop.rung + 1
     put = lambda rows, x: rows.at[k].set(x)
@@ -443,7 +484,8 @@ def _rung(path: Path, pop: Population) -> Population:
         keep = lambda rows, x: rows.at[place].set(x, mode="drop")
         kept = jax.tree.map(keep, kept, moved.walkers.position)
     ancestor = pop.ancestor[index]
-    return Population(moved.walkers, ancestor, k, moved.step_size, trace, kept, pop.key)
+    step, flags = moved.step_size, pop.flags | moved.flags
+    return Population(moved.walkers, ancestor, k, step, trace, kept, pop.key, flags)
 
 
 def advance(path: Path, pop: Population, until: ArrayLike) -> Population:
