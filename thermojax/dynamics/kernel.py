@@ -47,9 +47,13 @@ __all__ = [
     "add_ledgers",
     "add_move",
     "balance",
+    "choose",
+    "control_move",
     "evaluate",
     "no_moves",
     "rounded",
+    "total_energies",
+    "totals_before",
     "zero_ledger",
 ]
 
@@ -66,6 +70,7 @@ class Stream(enum.IntEnum):
     THERMOSTAT = 6
     JITTER = 7
     MOVES = 8
+    PROBE = 9
 
 
 class Ledger(NamedTuple):
@@ -157,7 +162,8 @@ class Info(NamedTuple):
     Attributes:
         ledger: exchanges of this step.
         acceptance: min(1, exp(-shadow)), the Metropolis probability; an unadjusted kernel
-            reports the probability with which its move would have been accepted.
+            reports the probability with which its move would have been accepted, or nan where
+            that would cost another pass over the data.
         accepted: bool; always True for unadjusted kernels.
         grad_norm2: |grad u|^2 at the new state, 0 where no gradient is cached.
         flags: uint32 bit set of `Flag`.
@@ -182,7 +188,8 @@ class KernelMeta:
         reversible: a palindromic word: two-sided estimators and Metropolis tests apply.
         momentum: the state carries momenta.
         gradients_per_step: gradients of U per step.
-        target_acceptance: what step-size adaptation aims at.
+        target_acceptance: what step-size adaptation aims at; nan where there is none.
+        density: moves have a transition density, so the ledger holds nats, not nan.
     """
 
     name: str
@@ -192,6 +199,7 @@ class KernelMeta:
     momentum: bool
     gradients_per_step: int
     target_acceptance: float
+    density: bool = True
 
 
 class Kernel(NamedTuple):
@@ -268,3 +276,47 @@ def stream(key: Key, tag: Stream) -> Key:
 def point_beta(point: Point, dtype: Any) -> Array:
     """beta as an array of the kernel's dtype."""
     return jnp.asarray(point.beta, dtype)
+
+
+def choose(condition: Array, yes: PyTree, no: PyTree) -> PyTree:
+    """One of two pytrees, leaf by leaf."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+
+
+def total_energies(state: Any) -> tuple[Array, Array]:
+    """Total energy E = U + kinetic and reduced energy u + kinetic, each rounded once."""
+    reduced = rounded(rounded(state.beta * state.energy) - state.log_base) + state.kinetic
+    total = state.energy + rounded(in_energy_units(state.kinetic, state.beta))
+    return rounded(total), rounded(reduced)
+
+
+def in_energy_units(kinetic: Array, beta: Array) -> Array:
+    """kin / beta; counted as 0 at beta = 0, where the bath is infinitely hot."""
+    return jnp.where(beta > 0, kinetic / jnp.where(beta > 0, beta, 1.0), 0.0)
+
+
+def totals_before(old: Any, beta: Array) -> tuple[Array, Array]:
+    """The total energies a bath move starts from, also if beta moved without `drive`."""
+    moved = total_energies(old._replace(beta=beta))
+    return choose(old.beta == beta, old.totals, moved)
+
+
+def control_move(old: Any, new: Any) -> tuple[Any, Ledger]:
+    """Account for a new point at fixed theta; the states differ in energies and beta."""
+    work = new.energy - old.energy
+    rescaled = in_energy_units(old.kinetic, new.beta) - in_energy_units(old.kinetic, old.beta)
+    protocol = (
+        new.beta * (new.energy - old.energy)
+        + (new.beta - old.beta) * old.energy
+        - (new.log_base - old.log_base)
+    )
+    new = new._replace(totals=total_energies(new))
+    (energy0, reduced0), (energy1, reduced1) = old.totals, new.totals
+    ledger = zero_ledger(old.energy.dtype)._replace(
+        work=work,
+        heat=rescaled,
+        protocol=protocol,
+        energy_rounding=balance(energy1, energy0, work, rescaled),
+        nats_rounding=balance(reduced1, reduced0, protocol),
+    )
+    return new, ledger

@@ -27,6 +27,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from thermojax.dynamics.gradients import Gradient
 from thermojax.dynamics.kernel import Kernel, KernelMeta
 from thermojax.dynamics.splitting import (
     LangevinParams,
@@ -38,10 +39,14 @@ from thermojax.dynamics.splitting import (
     start,
     step,
 )
+from thermojax.dynamics.thermostats import underdamped
 from thermojax.system import System
 from thermojax.typing import ArrayLike, NotReversibleError, PyTree
 
 __all__ = ["LangevinParams", "LangevinState", "ghmc", "hmc", "langevin", "mala", "overdamped"]
+
+
+_PLAIN = (False, 1, False, 0.0)
 
 
 def _validate(letters: str, metropolize: bool, n_inner: int, jitter: float) -> None:
@@ -68,6 +73,7 @@ def langevin(
     splitting: str = "BAOAB",
     metropolize: bool = False,
     *,
+    gradient: Gradient | None = None,
     n_inner: int = 1,
     full_refresh: bool = False,
     jitter: float = 0.0,
@@ -81,6 +87,8 @@ def langevin(
         sys: the system.
         splitting: word over A, B, O; see the module docstring.
         metropolize: accept or reject each step (momenta flip on rejection); exact.
+        gradient: estimator of grad U (`tj.minibatch(64)`, ...) for BAOAB without a test;
+            all of the data by default.
         n_inner: repetitions of the word between its outer O letters.
         full_refresh: O redraws the momenta, which then are not part of the state.
         jitter: each step's step_size is multiplied by a uniform in [1-jitter, 1+jitter];
@@ -107,6 +115,13 @@ def langevin(
         >>> bool(info.accepted)
         True
     """
+    if gradient is not None:
+        if (splitting, metropolize, n_inner, full_refresh, jitter) != ("BAOAB", *_PLAIN):
+            raise ValueError(
+                f"gradient={gradient} goes with plain BAOAB only (no test, n_inner=1, no "
+                f"full_refresh, no jitter), not with splitting={splitting!r} as given"
+            )
+        return underdamped(sys, gradient, step_size=step_size, friction=friction, scale=scale)
     return _kernel(
         sys,
         Word(splitting, metropolize, n_inner, full_refresh, False, jitter),

@@ -15,7 +15,6 @@ Leimkuhler & Matthews 2013, Sivak, Chodera & Crooks 2013.
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -29,17 +28,30 @@ from thermojax.dynamics.kernel import (
     Stream,
     absent,
     balance,
+    choose,
+    control_move,
     evaluate,
     point_beta,
     reduced_grad,
     rounded,
     stream,
-    zero_ledger,
+    total_energies,
+    totals_before,
+)
+from thermojax.dynamics.leaves import (
+    as_inexact,
+    dtype_of,
+    kinetic,
+    scales,
+    size,
+    split,
+    zeros,
 )
 from thermojax.estimators.estimate import Flag, raise_flags
 from thermojax.noise import normal
+from thermojax.reduce import total
 from thermojax.system import Point, System
-from thermojax.typing import Array, ArrayLike, Key, PyTree, ShapeError
+from thermojax.typing import Array, ArrayLike, Key, PyTree
 
 __all__ = [
     "LangevinParams",
@@ -144,43 +156,12 @@ class _Phase(NamedTuple):
     kicked: Array  # kinetic energy given by the B letters so far
 
 
-def _kinetic(r: PyTree, dtype: Any) -> Array:
-    total = jnp.zeros((), dtype)
-    for leaf in jax.tree.leaves(r):
-        total = total + 0.5 * jnp.sum(leaf.astype(dtype) ** 2)
-    return total
-
-
 def _kinetic_change(new: PyTree, old: PyTree, dtype: Any) -> Array:
     """Kinetic energy of new minus old in one pass, exact where they hardly differ."""
-    total = jnp.zeros((), dtype)
+    change = jnp.zeros((), dtype)
     for a, b in zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True):
-        total = total + 0.5 * jnp.sum((a - b).astype(dtype) * (a + b).astype(dtype))
-    return total
-
-
-def _split_noise(flat: Array, like: PyTree) -> PyTree:
-    leaves, treedef = jax.tree.flatten(like)
-    out, start = [], 0
-    for leaf in leaves:
-        out.append(flat[start : start + leaf.size].reshape(leaf.shape).astype(leaf.dtype))
-        start += leaf.size
-    return jax.tree.unflatten(treedef, out)
-
-
-def _size(tree: PyTree) -> int:
-    return sum(math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(tree))
-
-
-def _scales(scale: PyTree, theta: PyTree) -> PyTree:
-    if jax.tree.structure(scale) == jax.tree.structure(theta):
-        return jax.tree.map(lambda s, x: jnp.asarray(s, x.dtype), scale, theta)
-    if jax.tree.structure(scale).num_leaves != 1:
-        raise ShapeError(
-            f"scale has structure {jax.tree.structure(scale)}, "
-            f"parameters {jax.tree.structure(theta)}: give a scalar or a pytree like theta"
-        )
-    return jax.tree.map(lambda x: jnp.asarray(scale, x.dtype), theta)
+        change = change + 0.5 * total((a - b).astype(dtype) * (a + b).astype(dtype))
+    return change
 
 
 def _decay(word: Word, params: LangevinParams, time: Array) -> Array:
@@ -201,7 +182,7 @@ class _Clock(NamedTuple):
 
 def _refresh(phase: _Phase, clock: _Clock, noise: Array) -> _Phase:
     c = clock.decay
-    xi = _split_noise(noise, phase.r)
+    xi = split(noise, phase.r)
     s = jnp.sqrt(1 - c * c)
     new = jax.tree.map(lambda r, x: c.astype(r.dtype) * r + s.astype(r.dtype) * x, phase.r, xi)
     return phase._replace(r=new)
@@ -215,7 +196,7 @@ def _letters(
     last = None
     for letter in word:
         if letter == "O":
-            count = _size(phase.r)
+            count = size(phase.r)
             draw, noise = noise[:count], noise[count:]
             phase = _refresh(phase, clock, draw)
         elif letter == "A":
@@ -264,7 +245,7 @@ def _clock(word: Word, params: LangevinParams, key: Key, theta: PyTree, dtype: A
         drift=time / word.core.count("A"),
         kick=time / word.core.count("B"),
         decay=_decay(word, params, time),
-        scale=_scales(params.scale, theta),
+        scale=scales(params.scale, theta),
     )
 
 
@@ -274,10 +255,6 @@ def _shadow(start: LangevinState, end: _Phase, beta: Array) -> Array:
     assert at is not None
     change = beta * (at.energy - start.energy) - (at.log_base - start.log_base)
     return change + end.kicked
-
-
-def _choose(accept: Array, yes: PyTree, no: PyTree) -> PyTree:
-    return jax.tree.map(lambda a, b: jnp.where(accept, a, b), yes, no)
 
 
 def _old_evaluation(state: LangevinState) -> Evaluation:
@@ -296,14 +273,12 @@ def step(
     dtype = state.energy.dtype
     beta = point_beta(point, dtype)
     clock = _clock(word, params, key, state.position, dtype)
-    size = _size(state.position)
+    d = size(state.position)
     draws = len(word.prefix) + len(word.suffix) + word.core.count("O") * word.n_inner
-    flat = normal(
-        stream(key, Stream.NOISE), draws * size, jnp.result_type(*_dtypes(state.position))
-    )
-    first = len(word.prefix) * size
-    last = flat.size - len(word.suffix) * size
-    r0 = _zeros(state.position) if absent(state.momentum) else state.momentum
+    flat = normal(stream(key, Stream.NOISE), draws * d, dtype_of(state.position))
+    first = len(word.prefix) * d
+    last = flat.size - len(word.suffix) * d
+    r0 = zeros(state.position) if absent(state.momentum) else state.momentum
     at0 = _old_evaluation(state) if word.caches_gradient else None
     phase = _Phase(state.position, r0, at0, jnp.zeros((), dtype))
     phase, _ = _letters(word.prefix, sys, phase, clock, point, flat[:first])
@@ -321,21 +296,13 @@ def step(
         flipped = refreshed._replace(
             r=jax.tree.map(jnp.negative, refreshed.r), at=_old_evaluation(state)
         )
-        phase = _choose(accepted, phase, flipped)
+        phase = choose(accepted, phase, flipped)
         shadow = jnp.zeros_like(shadow)
     phase, _ = _letters(word.suffix, sys, phase, clock, point, flat[last:])
     new = _new_state(word, state, phase, beta, seen)
     ledger = _ledger(word, state, new, shadow)
     info = Info(ledger, acceptance, accepted, _grad_norm2(new, dtype), _finite_flag(new))
     return new, info
-
-
-def _dtypes(tree):
-    return [leaf.dtype for leaf in jax.tree.leaves(tree)]
-
-
-def _zeros(theta):
-    return jax.tree.map(jnp.zeros_like, theta)
 
 
 def _new_state(word, state, phase, beta, seen):
@@ -349,39 +316,25 @@ def _new_state(word, state, phase, beta, seen):
         energy_grad=at.energy_grad if word.caches_gradient else (),
         log_base_grad=at.log_base_grad if word.caches_gradient else (),
         beta=beta,
-        kinetic=rounded(_kinetic(momentum, at.energy.dtype)),
+        kinetic=rounded(kinetic(momentum, at.energy.dtype)),
         totals=state.totals,
         midpoint=seen if word.midpoint else (),
     )
-    return state._replace(totals=_totals(state))
+    return state._replace(totals=total_energies(state))
 
 
 def _grad_norm2(state, dtype):
     if absent(state.energy_grad):
         return jnp.zeros((), dtype)
-    return 2 * _kinetic(reduced_grad(_old_evaluation(state), state.beta), dtype)
+    return 2 * kinetic(reduced_grad(_old_evaluation(state), state.beta), dtype)
 
 
 def _finite_flag(state):
     return raise_flags((Flag.NONFINITE, ~jnp.isfinite(state.energy + state.log_base)))
 
 
-def _totals(state: LangevinState) -> tuple[Array, Array]:
-    """Total energy E = U + kinetic and reduced energy u + kinetic, each rounded once."""
-    reduced = rounded(rounded(state.beta * state.energy) - state.log_base) + state.kinetic
-    total = state.energy + rounded(_in_energy_units(state.kinetic, state.beta))
-    return rounded(total), rounded(reduced)
-
-
-def _in_energy_units(kinetic: Array, beta: Array) -> Array:
-    """kin / beta; counted as 0 at beta = 0, where the bath is infinitely hot."""
-    return jnp.where(beta > 0, kinetic / jnp.where(beta > 0, beta, 1.0), 0.0)
-
-
 def _ledger(word: Word, old: LangevinState, new: LangevinState, shadow: Array) -> Ledger:
-    moved = _totals(old._replace(beta=new.beta))  # a beta moved without `drive`
-    old = old._replace(totals=_choose(old.beta == new.beta, old.totals, moved))
-    (energy0, reduced0), (energy1, reduced1) = old.totals, new.totals
+    (energy0, reduced0), (energy1, reduced1) = totals_before(old, new.beta), new.totals
     heat = two_diff(energy1, energy0)[0]
     change = new.beta * (new.energy - old.energy) - (new.log_base - old.log_base)
     change = change + (new.kinetic - old.kinetic)
@@ -402,8 +355,7 @@ def drive(
     word: Word, sys: System, state: LangevinState, point: Point
 ) -> tuple[LangevinState, Ledger]:
     """Move the control at fixed theta: work; a change of beta alone costs nothing."""
-    dtype = state.energy.dtype
-    beta = point_beta(point, dtype)
+    beta = point_beta(point, state.energy.dtype)
     if jax.tree.leaves(point.control):
         at = evaluate(sys, state.position, point.control, grad=word.caches_gradient)
         if not word.caches_gradient:
@@ -411,34 +363,14 @@ def drive(
         new = state._replace(beta=beta, **at._asdict())
     else:
         new = state._replace(beta=beta)
-    kinetic = state.kinetic
-    work = new.energy - state.energy
-    rescaled = _in_energy_units(kinetic, beta) - _in_energy_units(kinetic, state.beta)
-    protocol = (
-        beta * (new.energy - state.energy)
-        + (beta - state.beta) * state.energy
-        - (new.log_base - state.log_base)
-    )
-    new = new._replace(totals=_totals(new))
-    (energy0, reduced0), (energy1, reduced1) = state.totals, new.totals
-    ledger = zero_ledger(dtype)._replace(
-        work=work,
-        heat=rescaled,
-        protocol=protocol,
-        energy_rounding=balance(energy1, energy0, work, rescaled),
-        nats_rounding=balance(reduced1, reduced0, protocol),
-    )
-    return new, ledger
+    return control_move(state, new)
 
 
 def start(
     word: Word, sys: System, theta: PyTree, point: Point, key: Key | None = None
 ) -> LangevinState:
     """State at theta; momenta are drawn from the Maxwell law if a key is given."""
-    theta = jax.tree.map(jnp.asarray, theta)
-    theta = jax.tree.map(
-        lambda x: x if jnp.issubdtype(x.dtype, jnp.inexact) else x.astype(float), theta
-    )
+    theta = as_inexact(theta)
     if sys.template is not None:
         sys.template.check(theta)
     at = evaluate(sys, theta, point.control)
@@ -446,15 +378,15 @@ def start(
         at = at._replace(energy_grad=(), log_base_grad=())
     momentum: PyTree = ()
     if not word.full_refresh:
-        momentum = _zeros(theta)
+        momentum = zeros(theta)
         if key is not None:
-            dtype = jnp.result_type(*_dtypes(theta))
-            momentum = _split_noise(jax.random.normal(key, (_size(theta),), dtype), theta)
+            dtype = dtype_of(theta)
+            momentum = split(jax.random.normal(key, (size(theta),), dtype), theta)
     midpoint = (theta, at.energy) if word.midpoint else ()
     beta = point_beta(point, at.energy.dtype)
-    kinetic = rounded(_kinetic(momentum, at.energy.dtype))
-    state = LangevinState(theta, momentum, *at, beta, kinetic, (beta, beta), midpoint)
-    return state._replace(totals=_totals(state))
+    moving = rounded(kinetic(momentum, at.energy.dtype))
+    state = LangevinState(theta, momentum, *at, beta, moving, (beta, beta), midpoint)
+    return state._replace(totals=total_energies(state))
 
 
 def observe(word: Word, state: LangevinState) -> LangevinState:
