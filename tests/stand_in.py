@@ -55,10 +55,12 @@ def _learning(beta, task, test, rng):
 
 def _thermometers(beta, layers, rng):
     out = {"thermo_beta": beta}
-    for name in ("layer_configurational", "layer_kinetic"):
+    for name in ("kinetic", "configurational", "virial"):
         error = 0.02 / beta[:, None] * np.ones(len(layers))
-        out[name] = 1 / beta[:, None] + 0.7 * error * rng.normal(size=error.shape)
-        out[f"{name}_stderr"] = error
+        out[f"layer_{name}"] = 1 / beta[:, None] + 0.7 * error * rng.normal(size=error.shape)
+        out[f"layer_{name}_stderr"] = error
+        out[f"whole_{name}"] = out[f"layer_{name}"].mean(axis=1)
+        out[f"whole_{name}_stderr"] = error[:, 0] / np.sqrt(len(layers))
     return out
 
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import thermojax as tj
@@ -115,3 +116,12 @@ def test_progress_and_refusals():
         tj.adapt(kernel, jax.random.key(0), st, POINT, 50, target=1.5)
     with pytest.raises(ValueError, match="n_steps=10 must be at least rounds=25"):
         tj.adapt(kernel, jax.random.key(0), st, POINT, 10)
+
+
+def test_baths_without_acceptance_are_refused():
+    sys = tj.finite_sum(lambda x, c, y: (x - y) ** 2, jnp.arange(4.0), like=0.0)
+    point = tj.Point(1.0)
+    for kernel in (tj.sgld(sys, tj.minibatch(2)), tj.driven(optax.sgd(0.1), sys)):
+        st = tj.init_ensemble(kernel, jax.random.key(0), point, 4, positions=jnp.zeros(4))
+        with pytest.raises(ValueError, match="has no acceptance to adapt"):
+            tj.adapt(kernel, jax.random.key(0), st, point)

@@ -46,12 +46,12 @@ def test_prediction_draws_what_there_is():
 
 def test_thermometers_are_ratios():
     figure = plotting.thermometers(ARRAYS, ("hidden_1", "hidden_2", "output"))
-    assert len(figure.get_axes()) == 2
+    assert len(figure.get_axes()) == 3
     for axis in figure.get_axes():
         assert np.abs(shown(axis) - 1).max() < 0.1
         assert len(axis.containers) == 3
     only = {k: v for k, v in ARRAYS.items() if "kinetic" not in k}
-    assert len(plotting.thermometers(only, ("a", "b", "c")).get_axes()) == 1
+    assert len(plotting.thermometers(only, ("a", "b", "c")).get_axes()) == 2
 
 
 def test_ladder_shows_each_run():

@@ -11,6 +11,7 @@ changes of sign (Kesten), so that a poor first step is left behind quickly.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -95,8 +96,14 @@ def adapt(
         The ensemble, and an `Adaptation` whose `params` go into `run(..., params=...)`.
 
     Raises:
-        ValueError: fewer steps than rounds, or a target outside (0, 1).
+        ValueError: fewer steps than rounds, a target outside (0, 1), or a kernel without
+            acceptance (estimated gradients, flips, optimisers).
     """
+    if not hasattr(kernel.params, "step_size") or math.isnan(kernel.meta.target_acceptance):
+        raise ValueError(
+            f"{kernel.meta.name} has no acceptance to adapt its step to: choose step_size by "
+            "hand, or adapt tj.mala on the same system and use its step"
+        )
     target = kernel.meta.target_acceptance if target is None else target
     if not 0 < target < 1:
         raise ValueError(f"target={target} must lie between 0 and 1")

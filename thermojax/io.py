@@ -177,6 +177,13 @@ def _rows(arrays: Mapping[str, Any], beta: str, names: Iterable[str]) -> list[di
     return rows
 
 
+THERMOMETERS = tuple(
+    f"{part}_{kind}"
+    for part in ("whole", "layer")
+    for kind in ("kinetic", "configurational", "virial")
+)
+
+
 def write_result(folder: Path, result: Any) -> tuple[Path, Path]:
     """result.npz and summary.json of a result with `arrays`, `summary` and `texts`.
 
@@ -192,9 +199,7 @@ def write_result(folder: Path, result: Any) -> tuple[Path, Path]:
     tables = {
         "curve": _rows(arrays, "beta", CURVE),
         "prediction": _rows(arrays, "predict_beta", predictions),
-        "thermometers": _rows(
-            arrays, "thermo_beta", ("layer_configurational", "layer_kinetic")
-        ),
+        "thermometers": _rows(arrays, "thermo_beta", THERMOMETERS),
     }
     npz = Path(folder) / "result.npz"
     with writing(npz) as file:

@@ -22,7 +22,14 @@ from thermojax.priors import Prior, Template
 from thermojax.system import System, check_finite, positional
 from thermojax.typing import Array, PyTree
 
-__all__ = ["from_flax", "gaussian_loss", "mlp", "softmax_loss"]
+__all__ = [
+    "from_flax",
+    "gauss_newton_product",
+    "gaussian_loss",
+    "layers",
+    "mlp",
+    "softmax_loss",
+]
 
 
 def softmax_loss(logits: Array, label: Array) -> Array:
@@ -192,6 +199,26 @@ def outputs(sys: System, theta: PyTree, inputs: PyTree) -> Array:
     if not isinstance(sys.batch_fn, _Batch):
         raise ValueError("this system was not made by tj.from_flax, so it has no outputs")
     return sys.batch_fn.apply(theta, inputs)
+
+
+def gauss_newton_product(sys: System, theta: PyTree, control: PyTree = ()) -> Callable:
+    """z -> J^T H J z of the data energy: H of the losses, J of the network's outputs.
+
+    Raises:
+        ValueError: the system has no network.
+    """
+    batch = sys.batch_fn
+    if not isinstance(batch, _Batch):
+        raise ValueError(
+            "Gauss-Newton curvature needs a system made by tj.from_flax: "
+            "use laplacian='hutchinson' or 'score'"
+        )
+    inputs, targets = sys.data
+    out, push = jax.linearize(lambda t: batch.apply(t, inputs), theta)
+    pull = jax.linear_transpose(push, theta)
+    total = lambda o: jnp.sum(jax.vmap(lambda a, t: batch.loss(a, t, control))(o, targets))
+    _, curve = jax.linearize(jax.grad(total), out)
+    return lambda z: pull(curve(push(z)))[0]
 
 
 def layers(like: PyTree) -> dict[str, tuple[int, ...]]:

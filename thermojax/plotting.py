@@ -201,13 +201,15 @@ def thermometers(arrays: Mapping[str, Any], layers: Sequence[str]) -> Figure:
     """Measured over set temperature, layer by layer; 1 is right.
 
     Args:
-        arrays: `thermo_beta`[M], `layer_configurational`[M, L] and `layer_kinetic`[M, L] (as
-            far as they exist) in units of temperature, with `_stderr` beside them.
+        arrays: `thermo_beta`[M] and `layer_kinetic`, `layer_configurational`,
+            `layer_virial`[M, L] (as far as they exist) in units of temperature, with
+            `_stderr` beside them.
         layers: L names.
     """
     titles = {
-        "layer_configurational": "Configurational temperature",
         "layer_kinetic": "Kinetic temperature",
+        "layer_configurational": "Configurational temperature",
+        "layer_virial": "Virial temperature",
     }
     names = [name for name in titles if name in arrays]
     figure, axes = _axes(1, len(names), height=3.2)

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from thermojax.reduce import total
 from thermojax.typing import Array, ArrayLike, Key, PyTree, ShapeError, is_traced
 
 __all__ = [
@@ -181,7 +182,7 @@ class GaussianPrior:
         def one(x, s):
             log_scale = jnp.sum(jnp.broadcast_to(jnp.log(s), x.shape))
             # one division per scale, not one per parameter
-            return -0.5 * jnp.sum((x * (1 / s)) ** 2) - log_scale - 0.5 * x.size * _LOG_2PI
+            return -0.5 * total((x * (1 / s)) ** 2) - log_scale - 0.5 * x.size * _LOG_2PI
 
         terms = jax.tree.map(one, theta, self.scales(theta, control))
         return sum(jax.tree.leaves(terms)[1:], jax.tree.leaves(terms)[0])
@@ -236,6 +237,9 @@ class CustomPrior:
     density_fn: Callable = dataclasses.field(metadata={"static": True})
     sample_fn: Callable = dataclasses.field(metadata={"static": True})
     template: Template | None = dataclasses.field(default=None, metadata={"static": True})
+    values: tuple[float, float] | None = dataclasses.field(
+        default=None, metadata={"static": True}
+    )
 
     def bind(self, like: PyTree) -> CustomPrior:
         """The same prior, knowing the shape of theta."""
@@ -257,6 +261,7 @@ def prior(
     like: PyTree,
     log_mass: ArrayLike | None = 0.0,
     params: PyTree = (),
+    values: tuple[float, float] | None = None,
 ) -> CustomPrior:
     """Any base measure with an exact sampler.
 
@@ -266,12 +271,15 @@ def prior(
         like: example of theta.
         log_mass: log of the total mass; 0 if normalised, None if unknown.
         params: traced numbers of the measure.
+        values: the two values of every site, (0, 1) or (-1, 1), if this is a measure over
+            binary states; see `tj.counting_prior` and `tj.gibbs_flip`.
     """
-    return CustomPrior(log_mass, params, log_density, sample, Template.of(like))
+    known = None if values is None else tuple(values)
+    return CustomPrior(log_mass, params, log_density, sample, Template.of(like), known)
 
 
 def _sum_leaves(tree: PyTree) -> Array:
-    leaves = [jnp.sum(leaf) for leaf in jax.tree.leaves(tree)]
+    leaves = [total(leaf) for leaf in jax.tree.leaves(tree)]
     return sum(leaves[1:], leaves[0])
 
 
@@ -288,6 +296,11 @@ class LocalizedPrior:
     def template(self) -> Template:
         """Shape of the anchor."""
         return Template.of(self.anchor)
+
+    @property
+    def values(self) -> tuple[float, float] | None:
+        """Values of a site, where the base is a measure over binary states."""
+        return getattr(self.base, "values", None)
 
     def bind(self, like: PyTree) -> LocalizedPrior:
         """The anchor already says the shape."""
@@ -372,6 +385,11 @@ class CoupledPrior:
     def template(self) -> Template | None:
         """Shape of theta as the first measure knows it."""
         return self.first.template
+
+    @property
+    def values(self) -> tuple[float, float] | None:
+        """Values of a site, where both ends are measures over binary states."""
+        return getattr(self.first, "values", None)
 
     def bind(self, like: PyTree) -> CoupledPrior:
         """Both ends, knowing the shape of theta."""

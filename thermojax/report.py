@@ -153,7 +153,7 @@ def _page(result: StoredResult, pictures: Mapping[str, Path]) -> str:
         section("Result", _facts(summary)),
         section("Pictures", "".join(shown)) if shown else "",
         section("Temperatures", _curve(result.arrays)),
-        section("Layer thermometers", _layers(result)),
+        section("Thermometers", _thermometers(result)),
         section("Notes", _notes(result.texts)),
         section("Settings and versions", _settings(result.config)),
         section("Again, and elsewhere", _again(result)),
@@ -232,33 +232,57 @@ def _curve(arrays: Mapping[str, Any]) -> str:
     return units + table(header, rows[::-1]) + (f"<ul>{legend}</ul>" if legend else "")
 
 
-def _layers(result: StoredResult) -> str:
-    """Measured over set temperature of each layer, averaged over the temperatures."""
+_KINDS = {
+    "kinetic": "kinetic T / set T",
+    "configurational": "configurational T / set T",
+    "virial": "virial T / set T",
+}
+
+
+def _thermometers(result: StoredResult) -> str:
+    """Measured over set temperature of the whole and of each layer, and by temperature."""
     arrays, layers = result.arrays, result.summary.get("layers") or []
-    kinds = {
-        "layer_configurational": "configurational T / set T",
-        "layer_kinetic": "kinetic T / set T",
-    }
-    kinds = {k: v for k, v in kinds.items() if k in arrays and "thermo_beta" in arrays}
-    if not kinds or not layers:
+    kinds = {k: v for k, v in _KINDS.items() if f"layer_{k}" in arrays}
+    if not kinds or not layers or "thermo_beta" not in arrays:
         return ""
-    beta = np.asarray(arrays["thermo_beta"], float)[:, None]
+    beta = np.asarray(arrays["thermo_beta"], float)
+
+    def ratio(name):
+        value = np.asarray(arrays[name], float)
+        value = value.reshape(len(beta), -1)
+        error = np.asarray(arrays.get(f"{name}_stderr", np.full(value.shape, np.nan)))
+        return value * beta[:, None], error.reshape(len(beta), -1) * beta[:, None]
+
     rows = [[str(layer)] for layer in layers]
     for kind in kinds:
-        ratio = np.asarray(arrays[kind], float) * beta
-        error = np.asarray(arrays.get(f"{kind}_stderr", np.full(ratio.shape, np.nan))) * beta
+        value, error = ratio(f"layer_{kind}")
         for i, row in enumerate(rows):
-            known = np.isfinite(ratio[:, i])
-            count = max(known.sum(), 1)
-            spread = math.sqrt(float(np.sum(error[known, i] ** 2))) / count
-            row.append(
-                with_error(ratio[known, i].sum() / count if known.any() else None, spread)
-            )
+            row.append(_averaged(value[:, i], error[:, i]))
+    if all(f"whole_{kind}" in arrays for kind in kinds):
+        whole = {kind: ratio(f"whole_{kind}") for kind in kinds}
+        everything = [_averaged(v[:, 0], e[:, 0]) for v, e in whole.values()]
+        rows = [["all layers", *everything], *rows]
+    else:
+        whole = {}
+    by_temperature = [
+        [_short(1 / b), *(with_error(v[i, 0], e[i, 0]) for v, e in whole.values())]
+        for i, b in enumerate(beta)
+    ]
     text = (
-        '<p class="note">Mean over the temperatures of the table. A layer at equilibrium with '
-        "the bath shows 1 on both thermometers.</p>"
+        '<p class="note">Three thermometers on an unadjusted Langevin run (BAOAB) from the '
+        "particles: kinetic from the momenta, configurational from the slope and curvature of "
+        "the energy, virial from slope and position. At equilibrium with the bath all show 1; "
+        "mean over the temperatures.</p>"
     )
-    return text + table(["layer", *kinds.values()], rows)
+    more = table(["T", *kinds.values()], by_temperature) if whole else ""
+    return text + table(["layer", *kinds.values()], rows) + more
+
+
+def _averaged(ratio: np.ndarray, error: np.ndarray) -> str:
+    known = np.isfinite(ratio)
+    count = max(known.sum(), 1)
+    spread = math.sqrt(float(np.sum(error[known] ** 2))) / count
+    return with_error(ratio[known].sum() / count if known.any() else None, spread)
 
 
 def _notes(texts: Mapping[str, Any]) -> str:

@@ -33,12 +33,12 @@ from thermojax.ensembles import init_ensemble, run
 from thermojax.estimators.estimate import Estimate, explain
 from thermojax.estimators.mixture import t_factor
 from thermojax.io import load_checkpoint, save_checkpoint
-from thermojax.metrics import LayerTemperatures, layer_temperatures
 from thermojax.partition import log_partition
 from thermojax.priors import gaussian_prior
 from thermojax.smc import SMC
 from thermojax.system import Point, System
 from thermojax.thermodynamics import curve
+from thermojax.thermometers import Thermometers, read_thermometers
 from thermojax.typing import Array, Key, PyTree
 
 __all__ = ["SweepConfig", "SweepResult", "build_system", "run_sweep"]
@@ -376,16 +376,17 @@ def _thermometers(
     groups = networks.layers(example)
     n = jax.tree.leaves(est.parts.samples)[0].shape[0] // len(est.parts.rungs)
     stops = dict(zip((*_FRACTIONS, 1.0), _particles(est, n), strict=True))
-    rows: list[LayerTemperatures] = []
+    rows: list[Thermometers] = []
     for i, fraction in enumerate(_THERMOMETERS):
         point = Point(jnp.asarray(config.beta * fraction, jnp.float32))
         mine = jax.random.fold_in(key, i)
         rows.append(_thermometer(sys, stops[fraction], point, mine, groups, walkers))
-    stack = lambda name: np.array([getattr(row, name) for row in rows], float)
     out = {"thermo_beta": config.beta * np.asarray(_THERMOMETERS)}
-    for name in ("configurational", "kinetic"):
-        out[f"layer_{name}"] = stack(name)
-        out[f"layer_{name}_stderr"] = stack(f"{name}_stderr")
+    for name in ("kinetic", "configurational", "virial"):
+        reads = [jax.device_get(getattr(row, name)) for row in rows]
+        for field, suffix in (("value", ""), ("stderr", "_stderr"), ("flags", "_flags")):
+            both = np.array([getattr(read, field) for read in reads])
+            out[f"whole_{name}{suffix}"], out[f"layer_{name}{suffix}"] = both[:, 0], both[:, 1:]
     return out
 
 
@@ -415,7 +416,9 @@ def _thermometer(sys, particles, point, key, groups, walkers):
         ledger="none",
     )
     trace = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), out["trace"])
-    return layer_temperatures(sys, trace["position"], trace["momentum"], point, keys[2], groups)
+    return read_thermometers(
+        sys, trace["position"], point, keys[2], momenta=trace["momentum"], groups=groups
+    )
 
 
 def _phase(sample: Any) -> dict[str, PyTree]:
