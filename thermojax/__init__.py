@@ -16,7 +16,7 @@ from thermojax.chains import (
 from thermojax.dynamics.discrete import gibbs_flip, metropolis_flip
 from thermojax.dynamics.driven import driven
 from thermojax.dynamics.gradients import control_variate, full, minibatch, svrg
-from thermojax.dynamics.kernel import Info, Kernel, Ledger
+from thermojax.dynamics.kernel import Info, Kernel, Ledger, plain_noise
 from thermojax.dynamics.langevin import ghmc, hmc, langevin, mala, overdamped
 from thermojax.dynamics.random_walk import random_walk
 from thermojax.dynamics.sgmcmc import psgld, sghmc, sgld
@@ -29,6 +29,7 @@ from thermojax.ensembles import EnsembleState, drive, init_ensemble, run
 from thermojax.entropy_production import entropy_production, path_entropy_production
 from thermojax.estimators.estimate import Estimate, Flag, explain
 from thermojax.estimators.free_energy import bar, thermodynamic_integration
+from thermojax.estimators.temperature import fit_temperature
 from thermojax.estimators.work import crooks, fluctuation_report, jarzynski
 from thermojax.gradient_noise import noise_covariance, noise_ratio, stationarity
 from thermojax.io import load_checkpoint as load
@@ -92,6 +93,7 @@ __all__ = [
     "exact",
     "explain",
     "finite_sum",
+    "fit_temperature",
     "fluctuation_report",
     "free_energy",
     "from_flax",
@@ -127,6 +129,7 @@ __all__ = [
     "ornstein_uhlenbeck_covariance",
     "overdamped",
     "path_entropy_production",
+    "plain_noise",
     "prior",
     "psgld",
     "random_walk",

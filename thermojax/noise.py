@@ -7,7 +7,8 @@
 `jax.random.normal` discards half of every hash, runs its rounds as a rolled loop and
 inverts the error function. Here the rounds are unrolled and the logarithm and the quarter
 turn are short polynomials (relative error below 2e-7), so that all of it is one vector
-loop. The largest number is sqrt(2 log 2^24) = 5.77: the mass beyond is 8e-9.
+loop. The largest number is sqrt(2 log 2^24) = 5.77: the mass beyond is 8e-9. Whoever wants
+the numbers of `jax.random` itself says so: `tj.plain_noise(kernel)`.
 
 Source: Salmon, Moraes, Dror & Shaw 2011 (threefry); Box & Muller 1958; polynomial
 coefficients fitted here.
@@ -15,7 +16,10 @@ coefficients fitted here.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import math
+from collections.abc import Generator
 from typing import Any
 
 import jax
@@ -24,7 +28,9 @@ from jax import lax
 
 from thermojax.typing import Array, Key
 
-__all__ = ["normal"]
+__all__ = ["normal", "plain_stream"]
+
+_PLAIN = contextvars.ContextVar("plain normal numbers", default=False)
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _LOG = (
@@ -56,17 +62,27 @@ _COS = (
 _SQRT_HALF = 0x3F3504F3
 
 
+@contextlib.contextmanager
+def plain_stream() -> Generator[None, None, None]:
+    """While tracing inside it, `normal` is `jax.random.normal`."""
+    token = _PLAIN.set(True)
+    try:
+        yield
+    finally:
+        _PLAIN.reset(token)
+
+
 def normal(key: Key, size: int, dtype: Any = jnp.float32) -> Array:
     """[size] standard normals of one key.
 
-    Keys of another generator than threefry, and dtypes other than float32, bfloat16 and
-    float16, are served by `jax.random.normal`.
+    Inside `plain_stream`, for keys of another generator than threefry, and for dtypes other
+    than float32, bfloat16 and float16, these are the numbers of `jax.random.normal`.
     """
     dtype = jnp.dtype(dtype)
     words = key
     if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         words = jax.random.key_data(key)
-    if words.shape != (2,) or dtype.itemsize > 4:
+    if _PLAIN.get() or words.shape != (2,) or dtype.itemsize > 4:
         return jax.random.normal(key, (size,), dtype)
     half = (size + 1) // 2
     pairs = lax.platform_dependent(

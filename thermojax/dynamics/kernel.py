@@ -33,6 +33,7 @@ import jax
 import jax.numpy as jnp
 
 from thermojax.accumulators import Compensated, compensated_add, two_diff, two_sum
+from thermojax.noise import plain_stream
 from thermojax.system import Point, System
 from thermojax.typing import Array, ArrayLike, Key, PyTree
 
@@ -51,6 +52,7 @@ __all__ = [
     "control_move",
     "evaluate",
     "no_moves",
+    "plain_noise",
     "rounded",
     "total_energies",
     "totals_before",
@@ -223,6 +225,30 @@ class Kernel(NamedTuple):
     meta: KernelMeta
     observe: Callable
     sample: Callable
+
+
+def plain_noise(kernel: Kernel) -> Kernel:
+    """The same bath on the plain `jax.random.normal` stream.
+
+    The default numbers are threefry's too, but turned into normals by a cheaper route
+    (`thermojax.noise`): the law is the same and the numbers are not. Use this to compare
+    with other code number by number, or to rule the generator out.
+
+    Args:
+        kernel: any bath; its parameters and facts are kept.
+
+    Example:
+        >>> from thermojax import gaussian_prior, langevin, system
+        >>> sys = system(lambda x: x**2, prior=gaussian_prior(1.0), like=0.0)
+        >>> plain_noise(langevin(sys)).meta.name
+        'BAOAB'
+    """
+    return kernel._replace(step=jax.tree_util.Partial(_plain_step, kernel.step))
+
+
+def _plain_step(step, key, state, point, params):
+    with plain_stream():
+        return step(key, state, point, params)
 
 
 def rounded(x: Array) -> Array:
