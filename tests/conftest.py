@@ -4,6 +4,23 @@ import jax
 import pytest
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _compiled_once(tmp_path_factory):
+    """Tests build the same kernels over and over; a worker compiles each program once."""
+    if jax.config.jax_compilation_cache_dir is None:
+        folder = tmp_path_factory.mktemp("compiled")
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_forgotten():
+    """Live programs are memory maps, of which Linux allows a process 65,530."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """Double precision inside one test."""

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import numpy as np
+
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
 
@@ -14,6 +16,11 @@ def test_ten_lines(capsys):
     assert "log Z" in capsys.readouterr().out
     assert space["estimate"].trusted
     assert len(code[1].strip().splitlines()) <= 14
+    for later in re.findall(r"```python\n(.*?)```", README, re.DOTALL)[1:]:
+        exec(later, space)
+    printed = capsys.readouterr().out
+    assert "virial" in printed
+    assert np.isfinite(space["read"].virial.value[0])
 
 
 def test_set_up_commands_are_one_line_each():

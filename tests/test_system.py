@@ -185,3 +185,14 @@ def test_like_is_known_without_a_prior():
     wrong = {"w": jnp.zeros((3, 1)), "b": jnp.zeros(())}
     with pytest.raises(tj.ShapeError, match=r"leaf \['w'\] has shape \(3, 1\)"):
         tj.mala(sys).init(wrong, tj.Point(1.0, 1.5))
+
+
+def test_a_printed_system_shows_no_data():
+    rows = jnp.arange(3000.0).reshape(1000, 3)
+    sys = tj.finite_sum(
+        lambda x, c, row: row @ x, rows, prior=tj.gaussian_prior(1.0), like=jnp.zeros(3)
+    )
+    assert repr(sys) == "System(sum over examples, data (1000, 3), 3 parameters, GaussianPrior)"
+    plain = tj.system(lambda x: x**2)
+    assert repr(plain) == "System(energy, data (), unknown parameters, Lebesgue measure)"
+    assert "Traced" not in str(jax.make_jaxpr(lambda s: s.data)(sys))

@@ -96,7 +96,7 @@ class _PerExample:
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class System:
     """Energy, base measure and data of one canonical ensemble; a pytree.
 
@@ -173,6 +173,15 @@ class System:
             if measure is not None and measure.template is not None:
                 return measure.template
         return None
+
+    def __repr__(self) -> str:
+        """What the system is made of; never its data."""
+        shapes = ", ".join(str(jnp.shape(leaf)) for leaf in jax.tree.leaves(self.data))
+        kind = "energy" if self.batch_fn is None else "sum over examples"
+        size = "unknown" if self.template is None else f"{self.template.size:,}"
+        names = [type(m).__name__ for m in (self.prior, self.reference) if m is not None]
+        measures = " tempered from ".join(names) or "Lebesgue measure"
+        return f"System({kind}, data {shapes or '()'}, {size} parameters, {measures})"
 
     def replace(self, **changes) -> System:
         """A copy with some fields changed, for example `replace(data=new)`."""
