@@ -23,7 +23,7 @@ from jax.scipy.special import logsumexp
 from thermojax import smc as tempering
 from thermojax.binary import values_of
 from thermojax.dynamics.kernel import Stream, stream
-from thermojax.estimators.estimate import Estimate, Flag, raise_flags
+from thermojax.estimators.estimate import Estimate, Flag, raise_flags, union
 from thermojax.estimators.free_energy import bar, thermodynamic_integration
 from thermojax.estimators.mixture import t_factor
 from thermojax.progress import reporter
@@ -266,7 +266,7 @@ def _read(path: Path, populations: Population) -> Estimate:
     flags = _verdict(path, populations, log_z, stderr, within, alive, on, readouts, budget)
     if values_of(path.start) is None:  # the identity integrates by parts
         flags = flags | raise_flags((Flag.NOT_STATIONARY, _virial(path, populations) > 5))
-    flags = flags | jnp.bitwise_or.reduce(populations.flags)
+    flags = flags | union(populations.flags)
     looks = jnp.sum(jnp.where(on, trace.looks, 0))
     parts = PartitionParts(
         point=path.point,

@@ -34,7 +34,7 @@ from thermojax.dynamics.discrete import gibbs_flip
 from thermojax.dynamics.kernel import Kernel, Stream, stream
 from thermojax.dynamics.langevin import hmc
 from thermojax.ensembles import auto_tile, map_tiles
-from thermojax.estimators.estimate import Flag
+from thermojax.estimators.estimate import Flag, union
 from thermojax.estimators.free_energy import log_mean_exp_weights
 from thermojax.system import Point, System
 from thermojax.typing import Array, ArrayLike, Key, PyTree
@@ -435,7 +435,7 @@ def _move(path: Path, key: Key, walkers: Any, lam: Array, step_size: Array, scal
             acceptance,
             _correlation(before, moved.energy),
             state.count + 1,
-            state.flags | jnp.bitwise_or.reduce(flags),
+            state.flags | union(flags),
         )
 
     def unmixed(state: _Look) -> Array:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import thermojax as tj
-from thermojax.estimators.estimate import Estimate, Flag, explain, raise_flags
+from thermojax.estimators.estimate import Estimate, Flag, explain, raise_flags, union
 
 
 def estimate(flags=0, value=1.25, stderr=0.5):
@@ -33,6 +33,15 @@ def test_every_flag_has_one_sentence_with_a_mend(flag):
 def test_flags_are_distinct_bits():
     assert len({int(flag) for flag in Flag}) == len(Flag)
     assert all(bin(int(flag)).count("1") == 1 and flag < 1 << 32 for flag in Flag)
+
+
+def test_union_is_the_or_of_all(x64):
+    words = np.random.default_rng(0).integers(0, 1 << 32, (3, 5), np.uint32)
+    words &= words.T[:3, :1] | np.uint32(0x80000001)
+    seen = jax.jit(union)(jnp.asarray(words))
+    assert seen.dtype == np.uint32
+    assert int(seen) == int(np.bitwise_or.reduce(words.ravel()))
+    assert int(union(jnp.zeros(0, jnp.uint32))) == 0
 
 
 def test_explain_reads_sets_and_arrays():

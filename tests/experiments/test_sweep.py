@@ -79,7 +79,12 @@ def test_small_digits_run_folder(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_killed_sweep_resumes_bit_for_bit(tmp_path):
-    env = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
+    env = {
+        **os.environ,
+        "JAX_NUM_CPU_DEVICES": "1",
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
     command = [sys.executable, "-m", "thermojax"]
 
     def sweep(out):

@@ -18,7 +18,7 @@ import numpy as np
 
 from thermojax.typing import Array, ArrayLike, UntrustedEstimate, is_traced
 
-__all__ = ["Estimate", "Flag", "explain", "raise_flags"]
+__all__ = ["Estimate", "Flag", "explain", "raise_flags", "union"]
 
 
 class Flag(enum.IntFlag):
@@ -169,6 +169,16 @@ def raise_flags(*pairs: tuple[Flag, ArrayLike]) -> Array:
         bit = jnp.where(jnp.any(condition), jnp.uint32(flag), jnp.uint32(0))
         flags = flags | bit
     return flags
+
+
+def union(flags: Array) -> Array:
+    """OR of an array of bit sets; uint32 scalar.
+
+    Bit by bit a maximum, which devices can reduce together; not every backend can OR.
+    """
+    bits = jnp.arange(32, dtype=jnp.uint32)
+    seen = jnp.max((flags.reshape(-1, 1) >> bits) & 1, axis=0, initial=0)
+    return jnp.sum(seen << bits, dtype=jnp.uint32)
 
 
 def explain(flags: ArrayLike) -> list[str]:
