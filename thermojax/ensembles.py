@@ -74,14 +74,14 @@ class EnsembleState:
 
 
 def auto_tile(kernel: Kernel, size: int) -> int:
-    """Default tile: one walker for large data sets on a CPU, else up to 32; all on a GPU.
+    """Default tile: one walker for large batches on a CPU, else up to 32; all on a GPU.
 
     Vmapped activations of a large batch leave a CPU's cache, single walkers do not.
     """
     if jax.default_backend() != "cpu":
         return size
-    numbers = sum(np.size(leaf) for leaf in jax.tree.leaves(kernel._replace(params=())))
-    most = 1 if numbers >= 16_384 else 32
+    numbers = sum(np.size(leaf) for leaf in jax.tree.leaves(kernel.step))
+    most = 1 if numbers * kernel.meta.data_share >= 6_000 else 32
     return next(tile for tile in range(min(most, size), 0, -1) if size % tile == 0)
 
 

@@ -28,7 +28,7 @@ from jax import lax
 
 from thermojax.typing import Array, Key
 
-__all__ = ["normal", "plain_stream"]
+__all__ = ["normal", "plain_stream", "words"]
 
 _PLAIN = contextvars.ContextVar("plain normal numbers", default=False)
 
@@ -62,6 +62,23 @@ _COS = (
 _SQRT_HALF = 0x3F3504F3
 
 
+def words(key: Key, size: int) -> Array:
+    """[size] uniform uint32 words of one key; both words of every hash are used."""
+    data = _threefry_words(key)
+    if data is None:
+        return jax.random.bits(key, (size,), jnp.uint32)
+    index = lax.iota(jnp.uint32, (size + 1) // 2)
+    return jnp.concatenate(_threefry(data, jnp.zeros_like(index), index))[:size]
+
+
+def _threefry_words(key: Key) -> Array | None:
+    """The [2] words of a threefry key, None for those of another generator."""
+    data = key
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        data = jax.random.key_data(key)
+    return data if data.shape == (2,) else None
+
+
 @contextlib.contextmanager
 def plain_stream() -> Generator[None, None, None]:
     """While tracing inside it, `normal` is `jax.random.normal`."""
@@ -79,16 +96,14 @@ def normal(key: Key, size: int, dtype: Any = jnp.float32) -> Array:
     than float32, bfloat16 and float16, these are the numbers of `jax.random.normal`.
     """
     dtype = jnp.dtype(dtype)
-    words = key
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        words = jax.random.key_data(key)
-    if _PLAIN.get() or words.shape != (2,) or dtype.itemsize > 4:
+    data = _threefry_words(key)
+    if _PLAIN.get() or data is None or dtype.itemsize > 4:
         return jax.random.normal(key, (size,), dtype)
     half = (size + 1) // 2
     pairs = lax.platform_dependent(
-        words,
-        cpu=lambda words: _fenced(words, half),
-        default=lambda words: _pairs(words, half),
+        data,
+        cpu=lambda data: _fenced(data, half),
+        default=lambda data: _pairs(data, half),
     )
     return jnp.concatenate([pairs.real, pairs.imag])[:size].astype(dtype)
 

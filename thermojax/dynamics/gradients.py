@@ -31,6 +31,7 @@ import numpy as np
 from jax import lax
 
 from thermojax.dynamics.kernel import rounded
+from thermojax.noise import words
 from thermojax.system import System
 from thermojax.typing import Array, ArrayLike, Key, PyTree, is_concrete
 
@@ -85,6 +86,12 @@ def examples(sys: System) -> int:
     return jnp.shape(jax.tree.leaves(sys.data)[0])[0]
 
 
+def data_share(gradient: Gradient, sys: System) -> float:
+    """Part of the examples that one estimate reads."""
+    batch = getattr(gradient, "batch", gradient)
+    return min(1.0, batch.size / examples(sys)) if isinstance(batch, Minibatch) else 1.0
+
+
 def _remainder(sys: System, theta: PyTree, control: PyTree) -> Array | float:
     return 0.0 if sys.remainder_fn is None else sys.remainder_fn(theta, control)
 
@@ -97,9 +104,9 @@ def _sum(sys: System, theta: PyTree, control: PyTree, batch: Array) -> Array:
     return jnp.sum(values) * (examples(sys) / batch.shape[0])
 
 
-def below(words: Array, n: int) -> Array:
-    """floor(words n / 2^32): random words to integers in [0, n), n < 2^31."""
-    low, high = words & jnp.uint32(0xFFFF), words >> jnp.uint32(16)
+def below(random: Array, n: int) -> Array:
+    """floor(random n / 2^32): random words to integers in [0, n), n < 2^31."""
+    low, high = random & jnp.uint32(0xFFFF), random >> jnp.uint32(16)
     n_low, n_high = jnp.uint32(n & 0xFFFF), jnp.uint32(n >> 16)
     cross = high * n_low + ((low * n_low) >> jnp.uint32(16))
     other = low * n_high + (cross & jnp.uint32(0xFFFF))
@@ -110,11 +117,11 @@ def below(words: Array, n: int) -> Array:
 
 def permuted(key: Key, positions: Array, n: int) -> Array:
     """Entries `positions` of the key's pseudorandom permutation of range(n), int32."""
-    words = jax.random.bits(key, (3, _ROUNDS), jnp.uint32)
-    centres = below(words[0], n)
+    random = words(key, 3 * _ROUNDS).reshape(3, _ROUNDS)
+    centres = below(random[0], n)
 
-    def turn(x, random):
-        centre, factor, offset = random
+    def turn(x, drawn):
+        centre, factor, offset = drawn
         mirror = centre - x
         mirror = jnp.where(mirror < 0, mirror + n, mirror)
         # multiply-shift hashing of what the two partners have in common
@@ -122,7 +129,7 @@ def permuted(key: Key, positions: Array, n: int) -> Array:
         return jnp.where(hashed >> jnp.uint32(31) > 0, mirror, x), None
 
     x = positions.astype(jnp.int32)
-    return lax.scan(turn, x, (centres, words[1], words[2]), unroll=_ROUNDS)[0]
+    return lax.scan(turn, x, (centres, random[1], random[2]), unroll=_ROUNDS)[0]
 
 
 @jax.tree_util.register_static
@@ -179,21 +186,21 @@ class Minibatch:
         if self.shuffle is not None:
             return self._next(key, n, memory)
         if self.replace:
-            return below(jax.random.bits(key, (self.size,), jnp.uint32), n), memory
+            return below(words(key, self.size), n), memory
         return permuted(key, jnp.arange(self.size), n), memory
 
     def _next(self, key, n, memory):
         each = n // self.size
         place = memory.taken % jnp.uint32(each)
         fresh = jax.random.key_data(key).ravel()[:2].astype(jnp.uint32)
-        words = jnp.where(place == 0, fresh, memory.key)
+        seed = jnp.where(place == 0, fresh, memory.key)
         first = place.astype(jnp.int32) * self.size
         batch = permuted(
-            jax.random.wrap_key_data(words, impl="threefry2x32"),
+            jax.random.wrap_key_data(seed, impl="threefry2x32"),
             first + jnp.arange(self.size),
             n,
         )
-        return batch, _Epoch(memory.taken + jnp.uint32(1), words)
+        return batch, _Epoch(memory.taken + jnp.uint32(1), seed)
 
     def renew(self, sys, control, memory):
         """See `Gradient`."""

@@ -192,6 +192,7 @@ class KernelMeta:
         gradients_per_step: gradients of U per step.
         target_acceptance: what step-size adaptation aims at; nan where there is none.
         density: moves have a transition density, so the ledger holds nats, not nan.
+        data_share: part of the examples that one gradient reads.
     """
 
     name: str
@@ -202,6 +203,7 @@ class KernelMeta:
     gradients_per_step: int
     target_acceptance: float
     density: bool = True
+    data_share: float = 1.0
 
 
 class Kernel(NamedTuple):

@@ -30,7 +30,7 @@ import jax
 import jax.numpy as jnp
 
 from thermojax.accumulators import two_diff
-from thermojax.dynamics.gradients import Gradient
+from thermojax.dynamics.gradients import Gradient, data_share
 from thermojax.dynamics.kernel import (
     Info,
     Kernel,
@@ -292,6 +292,7 @@ def make_kernel(
     if bookkeeping not in BOOKKEEPINGS:
         raise ValueError(f"bookkeeping={bookkeeping!r} is unknown: use 'control' or 'bath'")
     setting, bind = Setting(rule, bookkeeping), jax.tree_util.Partial
+    meta = dataclasses.replace(meta, data_share=data_share(gradient, sys))
     params = jax.tree.map(jnp.asarray, params)
     return Kernel(
         init=bind(start, setting, sys, gradient, params),
