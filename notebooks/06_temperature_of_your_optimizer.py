@@ -74,9 +74,9 @@ for name, (transform, rate, momentum) in settling.items():
     ensemble = tj.init_ensemble(bath, jax.random.key(0), point, size=16)
     numbers = {"learning_rate": rate / N, "momentum": momentum}
     before = tj.stationarity(system, bath, jax.random.key(1), ensemble, point, 100, **numbers)
-    ensemble, _ = tj.run(bath, jax.random.key(2), ensemble, point, 8000, ledger="none")
+    ensemble, _ = tj.run(bath, jax.random.key(2), ensemble, point, 5000, ledger="none")
     after = tj.stationarity(system, bath, jax.random.key(3), ensemble, point, 4000, **numbers)
-    print(f"{name:13} after 0 steps {before}\n{'':13} after 8000    {after}")
+    print(f"{name:13} after 0 steps {before}\n{'':13} after 5000    {after}")
     assert int(before.flags) & tj.Flag.NOT_STATIONARY
     assert not int(after.flags)
 
@@ -97,32 +97,38 @@ momentum = lambda learning_rate: optax.sgd(learning_rate, momentum=0.9)
 OPTIMISERS = {  # transform, learning rates, what momentum multiplies them by
     "SGD": (optax.sgd, (0.05, 0.1, 0.2), 1),
     "momentum 0.9": (momentum, (0.005, 0.01, 0.02), 10),
-    "Adam": (optax.adam, (0.001, 0.002, 0.004), None),
+    "Adam": (optax.adam, (0.002, 0.004, 0.008), None),
 }
 
 
 def settle(make, rates, batch):
-    """Positions [rate, replica, time] of settled optimisers at several learning rates."""
+    """Positions [rate, replica, time] of settled optimisers at several learning rates.
+
+    All start where SGD settled above, so that little is left to settle.
+    """
     transform = optax.inject_hyperparams(make)(learning_rate=rates[0])
     bath = tj.driven(transform, system, tj.minibatch(batch))
-    st = tj.init_ensemble(bath, jax.random.key(4), point, size=REPLICAS * len(rates))
+    start = jax.tree.map(lambda x: jnp.concatenate([x] * len(rates)), warm)
+    size = REPLICAS * len(rates)
+    st = tj.init_ensemble(bath, jax.random.key(4), point, size, positions=start)
     opt_state = st.walkers.bath.opt_state
     opt_state.hyperparams["learning_rate"] = jnp.repeat(jnp.asarray(rates), REPLICAS)
-    st, _ = tj.run(bath, jax.random.key(5), st, point, 4000, ledger="none")
-    st, out = tj.run(
+    _, out = tj.run(
         bath,
-        jax.random.key(6),
+        jax.random.key(5),
         st,
         point,
-        2000,
+        4000,
         every=200,
         trace=lambda sample: sample.position,
         ledger="none",
     )
+    settled = jax.tree.map(lambda x: x[10:], out["trace"])  # the first half is burn-in
     by_rate = lambda x: jnp.swapaxes(x, 0, 1).reshape(len(rates), REPLICAS, -1, *x.shape[2:])
-    return jax.tree.map(by_rate, out["trace"])
+    return jax.tree.map(by_rate, settled)
 
 
+warm = ensemble.position
 rows = []
 for name, (make, rates, factor) in OPTIMISERS.items():
     for batch in BATCHES:
@@ -151,9 +157,9 @@ for name, batch, rate, read in rows:
     )
 
 # %% [markdown]
-# The temperature is proportional to learning rate over batch size, and momentum 0.9 makes it
-# ten times that of the same rate without. Adam divides by its own gradient scale: its
-# temperature hardly falls where the gradients do.
+# The temperature is proportional to learning rate over batch size, and momentum μ multiplies
+# it by 1/(1−μ). Adam divides by the scale of its own gradients, so that its temperature falls
+# only about as the root of the batch size.
 #
 # The thermometers do *not* agree with each other, and that is a finding: an optimiser is no
 # canonical ensemble. The noise is strongest along the stiffest directions, which run hot.
@@ -210,9 +216,9 @@ print(rows[2][3].table())
 # negligible. Here T = 1, once with a large step and once with a small one.
 
 # %%
-for step_size, n_steps in ((2e-3, 1000), (1e-4, 8000)):
+for step_size, n_steps in ((2e-3, 1000), (2e-4, 4000)):
     bath = tj.sgld(system, tj.minibatch(32), step_size=step_size)
-    ensemble = tj.init_ensemble(bath, jax.random.key(8), point, size=32)
+    ensemble = tj.init_ensemble(bath, jax.random.key(8), point, size=16)
     ensemble, _ = tj.run(bath, jax.random.key(9), ensemble, point, n_steps, ledger="none")
     ensemble, read = tj.thermometers(
         system, bath, jax.random.key(10), ensemble, point, n_steps=n_steps, every=n_steps // 10

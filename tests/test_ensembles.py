@@ -417,3 +417,15 @@ def test_one_walker_is_right_on_average():
     _, out = tj.run(kernel, KEY, st, POINT, n_steps=20, accumulate={"U": tj.moments()})
     check(out["U"].mean, exact)
     caught(out["U"].mean, 1.1 * exact)
+
+
+def test_the_default_tile_follows_what_one_gradient_reads():
+    """Many activations at once leave the cache of a CPU; those of a small batch do not."""
+    rows = jnp.zeros((4000, 8))
+    loss = lambda theta, control, row: 0.5 * jnp.sum((theta - row) ** 2)
+    sys = tj.finite_sum(loss, rows, prior=tj.gaussian_prior(1.0), like=jnp.zeros(8))
+    tiles = [
+        tj.init_ensemble(kernel, START, tj.Point(1.0), size=48).tile
+        for kernel in (tj.mala(sys), tj.sgld(sys), tj.sgld(sys, tj.minibatch(64)))
+    ]
+    assert tiles == [1, 24, 24]
