@@ -83,7 +83,7 @@ for name, (transform, rate, momentum) in settling.items():
 # %% [markdown]
 # ## The table
 #
-# Three optimisers, three batch sizes, three learning rates, 16 replicas each. The learning
+# Three optimisers, two batch sizes, three learning rates, 16 replicas each. The learning
 # rate is part of the optimiser's state (`optax.inject_hyperparams`), so that one run holds
 # all three rates. Three thermometers are read, with error bars from the replicas:
 #
@@ -92,7 +92,7 @@ for name, (transform, rate, momentum) in settling.items():
 # - **predicted** T = h tr C/(2d), from the covariance C of the minibatch gradients alone.
 
 # %%
-REPLICAS, BATCHES = 16, (4, 16, 64)
+REPLICAS, BATCHES = 16, (4, 32)
 momentum = lambda learning_rate: optax.sgd(learning_rate, momentum=0.9)
 OPTIMISERS = {  # transform, learning rates, what momentum multiplies them by
     "SGD": (optax.sgd, (0.05, 0.1, 0.2), 1),

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 import thermojax as tj
 from tests.scores import caught, check
@@ -128,6 +129,72 @@ def test_anharmonic_ensemble():
     agrees(read.configurational, 1 / BETA)
 
 
+def test_a_kinked_energy_needs_the_score():
+    """U = |x|: its Hessian is 0 wherever it exists, its Laplacian a delta at the kink."""
+    sys = tj.system(lambda t: jnp.sum(jnp.abs(t)), like=jnp.zeros(3))
+    x = jax.random.laplace(jax.random.key(0), (2000, 200, 3)) / BETA
+    read = lambda kind: (
+        tj.read_thermometers(
+            sys, x, tj.Point(BETA), jax.random.key(1), laplacian=kind, tile=400
+        ).configurational
+    )
+    seen = read("score")
+    assert float(seen.stderr[0]) < 0.02 / BETA
+    check(seen.value, 1 / BETA, seen.stderr)
+    caught(seen.value, 1.15 / BETA, seen.stderr)
+    assert not np.any(np.isfinite(read("hutchinson").value))
+
+
+def test_gauss_newton_is_the_hessian_of_a_linear_model():
+    rows = jax.random.normal(jax.random.key(0), (20, 3))
+    model = nn.Dense(1)
+    data = (rows, jnp.sum(rows, axis=1) + 0.3)
+    sys = tj.from_flax(model, tj.gaussian_loss(0.5), data, prior=tj.gaussian_prior(1.0))
+    positions = jax.vmap(jax.vmap(sys.sample_base))(
+        jax.random.split(jax.random.key(1), (50, 4))
+    )
+    for potential in ("reduced", "energy"):
+        read = lambda kind, p=potential: (
+            tj.read_thermometers(
+                sys, positions, tj.Point(BETA), jax.random.key(2), laplacian=kind, potential=p
+            ).configurational.value
+        )
+        np.testing.assert_allclose(read("gauss_newton"), read("hutchinson"), rtol=1e-4)
+
+
+def test_gauss_newton_drops_the_curvature_of_the_network():
+    """The Jacobian's square against the whole Hessian of one tanh unit, by hand."""
+    data = (jnp.ones((1, 1)), jnp.array([2.0]))
+    model = nn.Sequential([nn.Dense(1, use_bias=False), jnp.tanh])
+    sys = tj.from_flax(model, tj.gaussian_loss(1.0), data, prior=tj.gaussian_prior(1.0))
+    theta = jax.tree.map(
+        lambda x: jnp.full((2, 1, *x.shape), 0.7), sys.sample_base(jax.random.key(0))
+    )
+    y = np.tanh(0.7)
+    slope, slope2 = 1 - y**2, -2 * y * (1 - y**2)
+    force = (y - 2) * slope
+    for kind, curvature in (
+        ("gauss_newton", slope**2),
+        ("hutchinson", slope**2 + (y - 2) * slope2),
+    ):
+        read = tj.read_thermometers(
+            sys, theta, tj.Point(1.0), jax.random.key(0), laplacian=kind, potential="energy"
+        )
+        np.testing.assert_allclose(
+            read.configurational.value[0], force**2 / curvature, rtol=1e-4
+        )
+
+
 def test_infinite_temperature_is_refused():
     with pytest.raises(ValueError, match=r"beta=0\.0 has no finite temperature"):
         measure(well(), draws(jax.random.key(0)), beta=0.0)
+
+
+def test_other_mistakes_are_named():
+    with pytest.raises(ValueError, match="potential='free' is unknown"):
+        measure(well(), draws(jax.random.key(0)), potential="free")
+    with pytest.raises(ValueError, match="laplacian='exact' is unknown"):
+        measure(well(), draws(jax.random.key(0)), laplacian="exact")
+    one = jax.tree.map(lambda x: x[:1], draws(jax.random.key(0)))
+    with pytest.raises(ValueError, match="at least 2 walkers"):
+        measure(well(), one)

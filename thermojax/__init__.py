@@ -29,6 +29,7 @@ from thermojax.ensembles import EnsembleState, drive, init_ensemble, run
 from thermojax.entropy_production import entropy_production, path_entropy_production
 from thermojax.estimators.estimate import Estimate, Flag, explain
 from thermojax.estimators.free_energy import bar, thermodynamic_integration
+from thermojax.estimators.mbar import Mbar, mbar
 from thermojax.estimators.temperature import fit_temperature
 from thermojax.estimators.work import crooks, fluctuation_report, jarzynski
 from thermojax.gradient_noise import noise_covariance, noise_ratio, stationarity
@@ -67,6 +68,7 @@ __all__ = [
     "Info",
     "Kernel",
     "Ledger",
+    "Mbar",
     "NotReversibleError",
     "Point",
     "ShapeError",
@@ -118,6 +120,7 @@ __all__ = [
     "log_partition",
     "mala",
     "markov_entropy_production",
+    "mbar",
     "metropolis_flip",
     "minibatch",
     "mlp",

@@ -10,8 +10,8 @@ from scipy.stats import genpareto
 
 import thermojax as tj
 from tests.estimators.test_free_energy import gaussian_work, within_bands
-from tests.exact.test_driven import WALKERS
-from tests.exact.test_driven import works as drive_trap
+from tests.exact.test_driven_traps import WALKERS
+from tests.exact.test_driven_traps import works as drive_trap
 from tests.scores import EXACT, LIMIT, caught, check
 from thermojax import exact
 from thermojax.estimators.estimate import Flag

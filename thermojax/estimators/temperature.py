@@ -23,6 +23,7 @@ from thermojax.typing import Array, ArrayLike, is_concrete
 __all__ = ["fit_temperature"]
 
 CURVED = 4.26
+FEW = 10
 
 
 def fit_temperature(
@@ -41,7 +42,7 @@ def fit_temperature(
         `Estimate` of beta, `parts` with "temperature" (1/beta), its "temperature_stderr" and
         "curvature_z", the z-score of a quadratic term in the log ratio. Flags:
         TEMPERATURE_MISMATCH if that is beyond 4.26 (no single temperature fits),
-        POOR_OVERLAP (value infinite or nan) if the two samples do not overlap.
+        POOR_OVERLAP if fewer than about ten members could belong to either sample.
 
     Raises:
         ValueError: another shape, fewer than two walkers, or (outside jit) energies that
@@ -82,7 +83,7 @@ def _fit(energies: Array, reference: Array, beta_reference: Array) -> Estimate:
     count = energies.shape[0] + reference.shape[0]
     unit = jnp.std(flat)
     x = (flat - jnp.mean(flat)) / unit
-    line, line_error, separable = _regression(
+    line, line_error, shared = _regression(
         jnp.stack([jnp.ones_like(x), x], 1), label, walker, count
     )
     features = jnp.stack([jnp.ones_like(x), x, x**2 - 1], 1)
@@ -91,7 +92,7 @@ def _fit(energies: Array, reference: Array, beta_reference: Array) -> Estimate:
     beta, error = beta_reference - line[1] / unit, line_error[1] / unit
     flags = raise_flags(
         (Flag.TEMPERATURE_MISMATCH, jnp.abs(curvature_z) > CURVED),
-        (Flag.POOR_OVERLAP, separable),
+        (Flag.POOR_OVERLAP, ~(shared > FEW)),
         (Flag.NONFINITE, ~jnp.isfinite(beta)),
     )
     parts = {
@@ -103,10 +104,12 @@ def _fit(energies: Array, reference: Array, beta_reference: Array) -> Estimate:
 
 
 def _regression(features, label, walker, count):
-    """Coefficients, their standard errors with walkers as the independent units."""
+    """Coefficients, their errors with walkers as independent units, undecided walkers."""
     start = jnp.zeros(features.shape[1], features.dtype)
     fit = logistic_regression(features, label, jnp.zeros(()), start)
-    scores = features * (label - jax.nn.sigmoid(features @ fit.value))[:, None]
+    p = jax.nn.sigmoid(features @ fit.value)
+    scores = features * (label - p)[:, None]
     sums = jax.ops.segment_sum(scores, walker, count)
     bread = fit.covariance
-    return fit.value, jnp.sqrt(jnp.diag(bread @ (sums.T @ sums) @ bread)), fit.separable
+    shared = jnp.where(fit.separable, 0.0, 4 * jnp.mean(p * (1 - p)) * count)
+    return fit.value, jnp.sqrt(jnp.diag(bread @ (sums.T @ sums) @ bread)), shared
