@@ -167,7 +167,7 @@ def test_a_frozen_metric_samples_its_euler_law():
     p = problem(d=1)
     k, h = p.stiffness[0, 0], 0.1
     kernel = tj.psgld(p.system(), tj.full(), step_size=h, damping=0.3, warmup=50)
-    st = ensemble(kernel, point(), np.array([[TEMPERATURE / k]]), size=50_000)
+    st = ensemble(kernel, point(), np.array([[TEMPERATURE / k]]), size=100_000)
     st, out = tj.run(kernel, jax.random.key(0), st, point(), 60, ledger="none")
     assert np.all(out["flags"] == int(tj.Flag.ADAPTING))
     metric = 1 / (0.3 + np.sqrt(np.asarray(st.walkers.bath.square)))
