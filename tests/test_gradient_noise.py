@@ -139,6 +139,42 @@ def test_stationarity_fails_before_burn_in_and_holds_after(name):
         assert int(wrong.flags) == tj.Flag.NOT_STATIONARY
 
 
+def test_stationarity_with_a_scale_and_with_injected_noise():
+    sys, point, rate, mu = regression(), tj.Point(1.0), 0.02, 0.8
+    scale = {"w": jnp.full(D, 0.5)}
+    scaled = tj.sgld(sys, tj.minibatch(BATCH), step_size=2e-2, scale=scale)
+    hot = tj.driven(
+        optax.sgd(rate, momentum=mu), sys, tj.minibatch(BATCH), inject_T=3.0, learning_rate=rate
+    )
+    numbers = {"learning_rate": rate / EXAMPLES, "momentum": mu}
+    for kernel, options in ((scaled, {}), (hot, numbers)):
+        st = tj.init_ensemble(kernel, jax.random.key(0), point, 200)
+        st, _ = tj.run(kernel, jax.random.key(2), st, point, 800, ledger="none")
+        seen = tj.stationarity(sys, kernel, jax.random.key(3), st, point, 800, **options)
+        assert seen.trusted
+        assert float(seen.stderr) < 0.02
+        # power: the scale, or the correction for the noise, forgotten
+        plain = kernel.params
+        wrong = (
+            plain._replace(inject_T=jnp.zeros(()))
+            if kernel is hot
+            else plain._replace(scale=jnp.ones(()))
+        )
+        forgot = identity_with(sys, kernel, st, point, wrong, options)
+        assert int(forgot.flags) & tj.Flag.NOT_STATIONARY
+
+
+def identity_with(sys, kernel, st, point, params, options):
+    """The identity of `params`, measured while the bath keeps its own."""
+    step = jax.tree_util.Partial(own_numbers, kernel.step, kernel.params)
+    bath = kernel._replace(step=step, params=params)
+    return tj.stationarity(sys, bath, jax.random.key(3), st, point, 800, **options)
+
+
+def own_numbers(step, own, key, state, point, params):
+    return step(key, state, point, own)
+
+
 def test_mistakes_are_named():
     sys, point = regression(), tj.Point(1.0)
     word = tj.langevin(sys)

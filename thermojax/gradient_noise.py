@@ -6,11 +6,14 @@
 
 and, exactly at every step size and for any U, in a stationary state (c any centre):
 
-    sgld       <(theta - c) . g_u> = d + (eps/2) <|g_u|^2>           reduced, scale 1
+    sgld       <(theta - c) . g_u> = d + (eps/2) <|S g_u|^2>          reduced, scale S
     sgd        <(theta - c) . g> = (h/2) <|g|^2>
     momentum   <(theta - c) . g> = (1 + mu) / (2 h) <|v|^2>,          v = theta' - theta
 
-Source: specification of the core, 2.5 and 2.8; Yaida 2019.
+Noise injected at temperature T enters v, and takes 2 mu d T from the last right side.
+
+Source: specification of the core, 2.5 and 2.8; Yaida 2019; scale and injected noise derived
+here.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import numpy as np
 from thermojax.accumulators import moments
 from thermojax.dynamics.gradients import ControlVariate, Gradient, Minibatch
 from thermojax.dynamics.kernel import Kernel
+from thermojax.dynamics.leaves import scales
 from thermojax.ensembles import EnsembleState, run
 from thermojax.estimators.estimate import Estimate, Flag, raise_flags
 from thermojax.system import Point, System
@@ -168,7 +172,7 @@ def stationarity(
 
     Args:
         sys: the system.
-        kernel: `tj.sgld` (scale 1), or `tj.driven` with optax.sgd, with momentum or not.
+        kernel: `tj.sgld`, or `tj.driven` with optax.sgd, with momentum or not.
         key: typed key of the run.
         st: the ensemble; walkers are the replicas of the error bar.
         point: thermodynamic state.
@@ -224,15 +228,17 @@ def _sides(
         return sum(jax.tree.leaves(products))
 
     def sides(sample):
+        d = sum(x.size for x in jax.tree.leaves(sample.position))
         shift = jax.tree.map(jnp.subtract, sample.position, centre)
         slope = sample.energy_grad
         if name == "sgld":
             slope = jax.tree.map(lambda g: point.beta * g, slope)
             prior = jax.grad(sys.log_base)(sample.position, point.control)
             slope = jax.tree.map(jnp.subtract, slope, prior)
-            d = sum(x.size for x in jax.tree.leaves(shift))
-            return dot(shift, slope), d + params.step_size / 2 * dot(slope, slope)
+            scaled = jax.tree.map(jnp.multiply, scales(params.scale, slope), slope)
+            return dot(shift, slope), d + params.step_size / 2 * dot(scaled, scaled)
         step = sample.bath.displacement
-        return dot(shift, slope), (1 + momentum) / (2 * learning_rate) * dot(step, step)
+        moved = (1 + momentum) / (2 * learning_rate) * dot(step, step)
+        return dot(shift, slope), moved - 2 * momentum * params.inject_T * d
 
     return sides

@@ -62,9 +62,12 @@ def test_no_single_temperature():
 def test_samples_that_do_not_overlap():
     est = tj.fit_temperature(jnp.linspace(0, 1, 50), jnp.linspace(2, 3, 50), 1.0)
     assert int(est.flags) & tj.Flag.POOR_OVERLAP
-    # a few members in between make a finite answer, which is still a guess
+    assert np.isnan(est.value)
+    # a few members in between would make a finite answer, which is still a guess
     few = tj.fit_temperature(jnp.linspace(0, 2.05, 50), jnp.linspace(2, 4, 50), 1.0)
     assert int(few.flags) & tj.Flag.POOR_OVERLAP
+    assert np.isnan(few.value)
+    assert np.isinf(few.stderr)
 
 
 def test_a_bath_is_fitted():

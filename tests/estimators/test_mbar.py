@@ -152,6 +152,17 @@ def test_a_long_ladder_is_no_poor_overlap():
     assert np.all(tj.mbar(u, [50] * 64).estimate.flags & np.uint32(tj.Flag.POOR_OVERLAP))
 
 
+def test_a_wall_is_an_infinite_energy():
+    """A uniform on [0, 1] against its half, its third and a state beyond no sample."""
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.random(3000), 0.5 * rng.random(3000)])
+    u = np.where(x < np.array([[1.0], [0.5], [1 / 3]]), 0.0, np.inf)
+    fit = tj.mbar(u, [3000, 3000, 0])
+    exact = np.log([1.0, 0.5, 1 / 3])
+    check(fit.estimate.value[1:], exact[1:], fit.estimate.stderr[1:])
+    caught(fit.estimate.value[1:], [0.0, np.log(0.5)], fit.estimate.stderr[1:])
+
+
 def test_correlated_samples_inflate_the_bar():
     u, _ = SYSTEMS["harmonic"](0)
     one, four = (tj.mbar(u, COUNTS, g=g).estimate.stderr for g in (1.0, [1, 2, 1, 4.0]))
@@ -163,7 +174,9 @@ def test_mistakes_are_named():
     for bad, counts, said in (
         (u[0], [5], r"u_kn must be \[K, N\]"),
         (u, [2, 2], "must be counts that sum to N=5"),
+        (u, [2.5, 2.5], "must be counts that sum to N=5"),
         (np.where(np.arange(5) == 3, np.nan, u), [2, 3], r"u_kn\[0, 3\] is nan"),
+        (np.where(np.arange(5) == 1, np.inf, u), [2, 3], r"u_kn\[:, 1\] has the minimum inf"),
     ):
         with pytest.raises(ValueError, match=said):
             tj.mbar(bad, counts)

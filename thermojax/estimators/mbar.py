@@ -31,6 +31,7 @@ __all__ = ["Mbar", "mbar"]
 THIN, GONE = 0.03, 1e-4
 FEW = 50.0
 TOLERANCE = 1e-11
+WALL = 100.0
 
 
 class Mbar(NamedTuple):
@@ -77,12 +78,13 @@ def mbar(u_kn: ArrayLike, n_k: ArrayLike, *, g: ArrayLike = 1.0) -> Mbar:
 
     Returns:
         `Mbar`. POOR_OVERLAP below an overlap of 0.03 across the weakest cut; below 1e-4 the
-        answer is refused: nan with infinite error. LOW_ESS marks states for which fewer than
+        answer is refused: nan with infinite error; so it is, with NONFINITE, where the
+        equations could not be solved. LOW_ESS marks states for which fewer than
         50 effective samples count.
 
     Raises:
-        ValueError: shapes that do not match, counts that do not sum to N, a first sampled
-            state without samples, energies that are nan, g below 1.
+        ValueError: shapes that do not match, counts that do not sum to N, energies that are
+            nan or -inf, a sample forbidden (+inf) in every state, g below 1.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -108,7 +110,9 @@ def mbar(u_kn: ArrayLike, n_k: ArrayLike, *, g: ArrayLike = 1.0) -> Mbar:
     flags = np.where(n_eff < FEW, int(Flag.LOW_ESS), 0).astype(np.uint32)
     flags |= np.uint32(Flag.POOR_OVERLAP if link < THIN else 0)
     value, error = f[0] - f, np.sqrt(np.maximum(variance, 0.0))
-    if link < GONE:
+    unsolved = not residual < 1e-6 * n.sum()
+    flags |= np.uint32(Flag.NONFINITE if unsolved else 0)
+    if link < GONE or unsolved:
         value, error = np.full_like(value, np.nan), np.full_like(error, np.inf)
     estimate = Estimate(value, error, error, n_eff, jnp.asarray(flags))
     return Mbar(estimate, covariance, overlap, link, log_denominator, residual)
@@ -118,16 +122,22 @@ def _checked(u_kn, n_k, g):
     u, n = np.asarray(u_kn, np.float64), np.asarray(n_k)
     if u.ndim != 2 or n.shape != u.shape[:1]:
         raise ValueError(f"u_kn must be [K, N] and n_k [K], got {u.shape} and {n.shape}")
-    if n.min() < 0 or n.sum() != u.shape[1]:
+    if n.min() < 0 or n.sum() != u.shape[1] or not u.size or np.any(n % 1):
         raise ValueError(f"n_k={n.tolist()} must be counts that sum to N={u.shape[1]}")
     if np.isnan(u).any():
         state, sample = np.argwhere(np.isnan(u))[0]
         raise ValueError(f"u_kn[{state}, {sample}] is nan: a walker blew up")
+    lowest = u.min(axis=0)
+    if not np.isfinite(lowest).all():
+        sample = int(np.flatnonzero(~np.isfinite(lowest))[0])
+        raise ValueError(
+            f"u_kn[:, {sample}] has the minimum {lowest[sample]}: no state allows it"
+        )
     most = float(np.max(np.asarray(g)))
     if not most >= 1:
         raise ValueError(f"g={g} must be at least 1: samples cannot be better than independent")
     # a constant per sample drops out, and keeps the exponents small
-    return u - u.min(axis=0), n.astype(np.float64), most
+    return u - lowest, n.astype(np.float64), most
 
 
 def _logsumexp(x: np.ndarray, axis: int | None = None) -> np.ndarray:
@@ -162,7 +172,8 @@ def _ladder(u: np.ndarray, n: np.ndarray) -> np.ndarray:
     """Start: f_{k+1} - f_k = (<u_{k+1} - u_k>_k + <u_{k+1} - u_k>_{k+1}) / 2."""
     steps, edges = [0.0], np.concatenate([[0], np.cumsum(n)]).astype(int)
     for k in range(len(n) - 1):
-        change = np.clip(u[k + 1] - u[k], -1e6, 1e6)
+        pair = np.where(np.isinf(u[k : k + 2]), WALL, u[k : k + 2])
+        change = pair[1] - pair[0]
         here = change[edges[k] : edges[k + 1]].mean()
         steps.append((here + change[edges[k + 1] : edges[k + 2]].mean()) / 2)
     return np.cumsum(steps)
@@ -192,26 +203,31 @@ def _correction(p: np.ndarray, n: np.ndarray) -> np.ndarray:
     d = np.zeros(len(n))
 
     def look(d):
+        """Expected counts, 1 / denominators, the convex objective, the largest miss."""
         scale = np.exp(d)
         inverse = 1 / (scale @ p)
-        return scale * (p @ inverse), inverse
+        counts = scale * (p @ inverse)
+        return counts, inverse, -np.log(inverse).sum() - n @ d, np.abs(counts - n).max()
 
-    counts, inverse = look(d)
-    miss = np.abs(counts - n).max()
+    counts, inverse, height, miss = look(d)
     for _ in range(50):
         scale = np.exp(d)
         scaled = p * inverse
         hessian = np.diag(counts) - scale[:, None] * (scaled @ scaled.T) * scale
         newton = np.zeros_like(d)
         newton[1:] = np.linalg.lstsq(hessian[1:, 1:], (n - counts)[1:], rcond=1e-14)[0]
-        for move in (np.clip(newton, -20, 20), np.log(n / np.maximum(counts, 1e-300))):
+        newton = np.clip(newton, -20, 20)
+        plain = np.log(n / np.maximum(counts, 1e-300))
+        for move in (newton, newton / 4, newton / 16, plain):
             trial = d + move - move[0]
-            seen, beside = look(trial)
-            if np.abs(seen - n).max() < miss:
+            seen = look(trial)
+            # close to the minimum its height is all rounding, and the miss is not
+            fall, rounding = height - seen[2], 1e-12 * (abs(height) + n.sum())
+            if fall > rounding or (fall > -rounding and seen[3] < miss):
                 break
         else:
             break
-        d, counts, inverse, miss = trial, seen, beside, np.abs(seen - n).max()
+        d, (counts, inverse, height, miss) = trial, seen
         if miss <= TOLERANCE * n.sum() or np.abs(d).max() > 200:
             break
     return d

@@ -42,7 +42,8 @@ def fit_temperature(
         `Estimate` of beta, `parts` with "temperature" (1/beta), its "temperature_stderr" and
         "curvature_z", the z-score of a quadratic term in the log ratio. Flags:
         TEMPERATURE_MISMATCH if that is beyond 4.26 (no single temperature fits),
-        POOR_OVERLAP if fewer than about ten members could belong to either sample.
+        POOR_OVERLAP, with nan and infinite error, if fewer than about ten members could
+        belong to either sample.
 
     Raises:
         ValueError: another shape, fewer than two walkers, or (outside jit) energies that
@@ -90,10 +91,12 @@ def _fit(energies: Array, reference: Array, beta_reference: Array) -> Estimate:
     parabola, parabola_error, _ = _regression(features, label, walker, count)
     curvature_z = parabola[2] / parabola_error[2]
     beta, error = beta_reference - line[1] / unit, line_error[1] / unit
+    lost = ~(shared > FEW)
+    beta, error = jnp.where(lost, jnp.nan, beta), jnp.where(lost, jnp.inf, error)
     flags = raise_flags(
         (Flag.TEMPERATURE_MISMATCH, jnp.abs(curvature_z) > CURVED),
-        (Flag.POOR_OVERLAP, ~(shared > FEW)),
-        (Flag.NONFINITE, ~jnp.isfinite(beta)),
+        (Flag.POOR_OVERLAP, lost),
+        (Flag.NONFINITE, ~lost & ~jnp.isfinite(beta)),
     )
     parts = {
         "temperature": 1 / beta,
