@@ -35,6 +35,7 @@ from thermojax.typing import Array, ArrayLike, ImproperEnsembleError, Key, PyTre
 __all__ = [
     "Checkpoint",
     "PartitionParts",
+    "check_target",
     "differentiable_log_z",
     "log_partition",
 ]
@@ -133,7 +134,7 @@ def log_partition(
     if not isinstance(settings, SMC):
         raise ValueError(f"method={method!r} is unknown: use 'smc' or tj.SMC(...)")
     concrete = is_concrete((sys, point, key))
-    _check_target(sys, point, key, reference, check and concrete)
+    check_target(sys, point, key, reference, check and concrete)
     if mesh is not None and settings.n_runs % mesh.shape["ensemble"]:
         raise ValueError(
             f"n_runs={settings.n_runs} must be a multiple of the {mesh.shape['ensemble']} "
@@ -147,7 +148,14 @@ def log_partition(
     return _read(path, _climb(path, _begin(path, keys, mesh), settings.max_rungs, mesh))
 
 
-def _check_target(sys, point, key, reference, check):
+def check_target(sys: System, point: Point, key: Key, reference: Any, check: bool) -> None:
+    """Refuse a target whose partition function has no known start or does not converge.
+
+    Raises:
+        ImproperEnsembleError: no normalisable start, or (with `check`, which draws
+            random rays) Z diverges along a leaf.
+        ValueError: beta < 0 or not one number; the shape of theta is unknown.
+    """
     start = reference if reference is not None else (sys.reference or sys.prior)
     if is_concrete(point.beta):
         beta = np.asarray(point.beta)

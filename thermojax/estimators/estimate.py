@@ -51,6 +51,10 @@ class Flag(enum.IntFlag):
     TEMPERATURE_MISMATCH = 1 << 26
     WRONG_BLOCKS = 1 << 24
     BROKEN_FLUCTUATION = 1 << 25
+    NOT_A_MINIMUM = 1 << 27
+    NOT_FLAT = 1 << 28
+    SATURATED = 1 << 29
+    TOO_COARSE = 1 << 30
 
 
 _TEXT: dict[Flag, tuple[str, str]] = {
@@ -154,6 +158,22 @@ _TEXT: dict[Flag, tuple[str, str]] = {
     Flag.TEMPERATURE_MISMATCH: (
         "a thermometer disagrees with the temperature it should show",
         "burn in longer, use a smaller step size or larger batches",
+    ),
+    Flag.NOT_A_MINIMUM: (
+        "walkers found a lower loss than the anchor's: it is no minimum",
+        "train the anchor further, or start from the lowest point found",
+    ),
+    Flag.NOT_FLAT: (
+        "the energy histogram of the frozen-weight run is not flat, or bins were not reached",
+        "use more sweeps, more walkers or wider bins",
+    ),
+    Flag.SATURATED: (
+        "the bound has reached the logarithm of the ensemble size",
+        "use more networks: an ensemble of N resolves at most log N nats",
+    ),
+    Flag.TOO_COARSE: (
+        "the path is resolved too coarsely for its sums to close",
+        "accumulate at every step, or use smaller steps",
     ),
     Flag.LADDER_UNFINISHED: (
         "the ladder did not reach the target within max_rungs",
