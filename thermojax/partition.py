@@ -37,7 +37,7 @@ __all__ = [
     "PartitionParts",
     "check_target",
     "differentiable_log_z",
-    "log_partition",
+    "smc_log_z",
 ]
 
 
@@ -81,60 +81,38 @@ class PartitionParts(NamedTuple):
     n_gradients: Array
 
 
-def log_partition(
+def smc_log_z(
+    settings: SMC,
     sys: System,
     point: Point,
     key: Key,
     *,
-    method: str | SMC = "smc",
     reference: Any = None,
-    check: bool = True,
     mesh: jax.sharding.Mesh | None = None,
     progress: bool | Callable[[int, int], None] = False,
     checkpoint: Checkpoint | None = None,
 ) -> Estimate:
-    """log Z = log int m(theta) exp(-beta U(theta; control)) d theta, in nats.
+    """log Z by adaptive tempered SMC; call it as `tj.log_partition(..., method=SMC(...))`.
 
     Args:
-        sys: the system. Its base measure must be normalisable, or a reference given.
-        point: where; beta and control may be traced.
+        settings: of the populations.
+        sys: the system.
+        point: target.
         key: typed key.
-        method: "smc" or an `SMC(...)` with settings.
-        reference: normalised measure with a sampler from which the path starts
-            (`tj.gaussian_prior(3.0, like=theta)`), when the prior is absent or far away;
-            make it wider than the target.
-        check: test along rays that Z converges (outside jit only; Lebesgue measure only).
+        reference: normalised measure from which the path starts.
         mesh: mesh with an "ensemble" axis over which the populations are shared out.
         progress: show a bar over the path, or call `progress(done, total)`.
-        checkpoint: where the populations are kept every few rungs and from where they go
-            on, bit for bit, if they were kept before; ignored under jit.
+        checkpoint: where the populations are kept every few rungs; ignored under jit.
 
     Returns:
         `Estimate`: value = log of the mean Z over populations (unbiased in Z up to the
         adaptation of the ladder); stderr from the spread between populations, widened to
         Student's t and never below what the genealogy says; flags; `parts` as
-        `PartitionParts`. Works under jit and vmap; derivatives come from
-        `differentiable_log_z`, not from the sampler.
+        `PartitionParts`. Works under jit and vmap.
 
     Raises:
-        ImproperEnsembleError: no normalisable base measure and no reference, or Z
-            diverges along a ray; the leaf is named.
-        ValueError: beta < 0, unknown method, unadjusted kernel.
-
-    Example:
-        >>> from thermojax import gaussian_prior, system
-        >>> sys = system(lambda x: 0.5 * x**2, prior=gaussian_prior(1.0), like=0.0)
-        >>> est = log_partition(
-        ...     sys, Point(1.0), jax.random.key(0), method=SMC(n=64, n_runs=4)
-        ... )
-        >>> bool(abs(est.value + 0.5 * jnp.log(2.0)) < 0.1)
-        True
+        ValueError: unadjusted kernel, runs that the mesh cannot share.
     """
-    settings = SMC() if method == "smc" else method
-    if not isinstance(settings, SMC):
-        raise ValueError(f"method={method!r} is unknown: use 'smc' or tj.SMC(...)")
-    concrete = is_concrete((sys, point, key))
-    check_target(sys, point, key, reference, check and concrete)
     if mesh is not None and settings.n_runs % mesh.shape["ensemble"]:
         raise ValueError(
             f"n_runs={settings.n_runs} must be a multiple of the {mesh.shape['ensemble']} "
@@ -142,7 +120,7 @@ def log_partition(
         )
     path = tempering.prepare(settings, sys, point, reference)
     keys = jax.random.split(stream(key, Stream.SWAP), settings.n_runs)
-    if concrete:
+    if is_concrete((sys, point, key)):
         populations = _climb_in_chunks(path, keys, mesh, progress, checkpoint)
         return _read_jit(path, populations)
     return _read(path, _climb(path, _begin(path, keys, mesh), settings.max_rungs, mesh))
@@ -477,7 +455,7 @@ def differentiable_log_z(
     Example:
         >>> from thermojax import gaussian_prior, system
         >>> sys = system(lambda x: 0.5 * x**2, prior=gaussian_prior(1.0), like=0.0)
-        >>> est = log_partition(sys, Point(1.0), jax.random.key(0), method=SMC(n=512))
+        >>> est = smc_log_z(SMC(n=512), sys, Point(1.0), jax.random.key(0))
         >>> slope = jax.grad(differentiable_log_z(est, sys))(Point(1.0)).beta
         >>> bool(abs(slope + 0.25) < 0.02)  # -<U>
         True

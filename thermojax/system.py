@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from thermojax.priors import CoupledPrior, LocalizedPrior, Prior, Template
+from thermojax.symmetry import Symmetry
 from thermojax.typing import (
     Array,
     ArrayLike,
@@ -110,6 +111,7 @@ class System:
         reference: normalised distribution where tempering starts; None for the prior.
         data: pytree with leading axis N (or anything `energy_fn` reads).
         shape: `Template` of theta, where it is known apart from the measures.
+        symmetry: finite group that leaves U and m invariant, where it is known.
     """
 
     energy_fn: Callable | None = dataclasses.field(metadata={"static": True})
@@ -119,6 +121,7 @@ class System:
     reference: Prior | None = None
     data: PyTree = ()
     shape: Template | None = dataclasses.field(default=None, metadata={"static": True})
+    symmetry: Symmetry | None = dataclasses.field(default=None, metadata={"static": True})
 
     def energy(self, theta: PyTree, control: PyTree = (), data: PyTree = None) -> Array:
         """Total energy U(theta; control) in nats, a scalar."""
@@ -219,6 +222,7 @@ def system(
     reference: Prior | None = None,
     like: PyTree = None,
     data: PyTree = (),
+    symmetry: Symmetry | None = None,
 ) -> System:
     """A system from its total energy.
 
@@ -230,6 +234,7 @@ def system(
             absent or far from the target.
         like: example of theta (arrays or shapes), where the prior does not know it.
         data: pytree handed to `energy`, traced, not baked into the executable.
+        symmetry: finite group that leaves U and m invariant, as `tj.tanh_symmetry(like)`.
 
     Raises:
         ValueError: non-finite data.
@@ -249,6 +254,7 @@ def system(
         reference=_bind(reference, like),
         data=data,
         shape=None if like is None else Template.of(like),
+        symmetry=symmetry,
     )
 
 
@@ -260,6 +266,7 @@ def finite_sum(
     remainder: Callable | None = None,
     reference: Prior | None = None,
     like: PyTree = None,
+    symmetry: Symmetry | None = None,
 ) -> System:
     """A system whose energy is a sum over examples.
 
@@ -273,6 +280,7 @@ def finite_sum(
             belongs to no example, such as weight decay.
         reference: see `system`.
         like: see `system`.
+        symmetry: see `system`.
 
     Raises:
         ValueError: leaves of `data` disagree on N, or hold non-finite values.
@@ -294,6 +302,7 @@ def finite_sum(
         reference=_bind(reference, like),
         data=data,
         shape=None if like is None else Template.of(like),
+        symmetry=symmetry,
     )
 
 
