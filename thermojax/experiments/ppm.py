@@ -1,0 +1,260 @@
+"""Thermodynamics of parametric probabilistic models on real data: experiments A to D.
+
+    A  quasi-static learning and its ledger          digits, 64-16-10 networks
+    B  memory against relevance                      digits 3 and 8, Langevin training
+    C  heat capacity of the parameters               the heat of A
+    D  fluctuation theorems along training           sampled labels of A
+
+each on several draws of the data, over which the error bars are taken; and the central
+identity on every kind of model. The theory is that of Parsi 2024 (arXiv 2310.19802), whose
+figures could not be seen: these are the curves that its claims imply.
+
+Source: specification of the theory, section 8.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from thermojax.experiments.ppm_claims import claims, over_draws
+from thermojax.experiments.ppm_identities import identities, identity
+from thermojax.experiments.ppm_learning import LearningConfig, run_learning
+from thermojax.experiments.ppm_memory import MemoryConfig, run_memory
+from thermojax.experiments.ppm_page import write_page
+from thermojax.io import write_result
+from thermojax.runfolder import prepare
+
+__all__ = ["PPMConfig", "PPMResult", "figures", "reproduce", "run", "summary"]
+
+
+@dataclasses.dataclass(frozen=True)
+class PPMConfig:
+    """Experiments on the thermodynamics of parametric probabilistic models.
+
+    Attributes:
+        draws: independent draws of the data and of the networks; error bars are over them.
+        seed: of the first draw.
+        learning: settings of experiments A, C and D.
+        memory: settings of experiment B.
+    """
+
+    draws: int = 3
+    seed: int = 0
+    learning: LearningConfig = dataclasses.field(default_factory=LearningConfig)
+    memory: MemoryConfig = dataclasses.field(default_factory=MemoryConfig)
+
+    def __post_init__(self):
+        if self.draws < 1 or self.seed < 0:
+            raise ValueError(
+                f"draws={self.draws} must be at least 1 and seed={self.seed} not negative"
+            )
+
+
+class PPMResult(NamedTuple):
+    """What the experiments found.
+
+    Attributes:
+        arrays: name -> array; `a_`, `b_`, `c_`, `d_` with the draws along axis 0.
+        summary: plain numbers: settings, time, and the table of identities.
+        texts: sentences for people.
+    """
+
+    arrays: dict[str, np.ndarray]
+    summary: dict[str, Any]
+    texts: dict[str, str]
+
+
+def run(
+    config: PPMConfig, *, progress: Callable[[float, str], None] | None = None
+) -> PPMResult:
+    """Run all experiments.
+
+    Args:
+        config: settings.
+        progress: called with the fraction done and a note.
+
+    Returns:
+        A `PPMResult`; see `summary` for the verdicts.
+    """
+    say = progress or (lambda fraction, note: None)
+    began = time.monotonic()
+    draws = []
+    for i in range(config.draws):
+        part = functools.partial(_within, say, config.draws, i)
+        learned = run_learning(config.learning, config.seed + i, functools.partial(part, 0))
+        kept = run_memory(config.memory, config.seed + i, functools.partial(part, 1))
+        draws.append(learned | kept)
+    arrays = {name: np.stack([draw[name] for draw in draws]) for name in draws[0]}
+    arrays |= _axes(config) | {"c_size": draws[0]["c_size"]}
+    say(0.95, "identities")
+    table = [*_network_identities(arrays), *identities(config.seed)]
+    say(1.0, "done")
+    facts = {
+        "experiment": "ppm",
+        "data": "digits",
+        "draws": config.draws,
+        "identities": table,
+        "seconds": time.monotonic() - began,
+    }
+    return PPMResult(arrays, facts, {"reading": _READING})
+
+
+def _within(say, draws: int, draw: int, half: int, fraction: float, note: str) -> None:
+    """Progress of one half of a draw in terms of the whole."""
+    say(0.95 * (draw + 0.5 * (half + fraction)) / draws, f"draw {draw + 1}: {note}")
+
+
+def _axes(config: PPMConfig) -> dict[str, np.ndarray]:
+    """What the axes of the arrays mean."""
+    learning, memory = config.learning, config.memory
+    rates, slow = learning.rates, learning.slow
+    quasi = np.arange(len(rates)) >= learning.turbulent
+    return {
+        "a_rate": np.array([*rates, *slow]),
+        "a_batch": np.array([0] * len(rates) + [learning.batch] * len(slow)),
+        "a_slow": np.concatenate([quasi, np.ones(len(slow), bool)]),
+        "a_time": np.linspace(0, learning.training_time, 101),
+        "b_temperature": np.array(memory.temperatures),
+        "b_time": memory.rate * memory.n_steps * np.linspace(0, 1, 11),
+        "b_joint_k": np.array(memory.joint),
+        "b_groups": np.array(memory.groups),
+        "d_rate": np.array(rates),
+        "d_slow": quasi,
+    }
+
+
+def _network_identities(arrays: dict[str, np.ndarray]) -> list[dict]:
+    """The identity on the networks of experiment A, full batch and minibatches."""
+    full = arrays["a_batch"] == 0
+    return [
+        identity(
+            f"softmax networks, {name}: interval EP",
+            (arrays["a_closure"] / np.maximum(1, np.abs(arrays["a_heat"][..., -1])))[:, mask],
+            1.0,
+            1e-5,
+        )
+        for name, mask in (("full batch", full), ("minibatches", ~full))
+        if mask.any()
+    ]
+
+
+def summary(result: Any) -> dict[str, Any]:
+    """Facts, claims with their verdicts, identities with their residuals, and numbers.
+
+    Args:
+        result: with `arrays` and `summary`: of `run`, or read back from a run folder.
+
+    Returns:
+        `result.summary` with `claims` (rows of statement, mark, criterion, measured,
+        verdict), `verdicts` (how many hold, fail and are open) and `numbers` (means over
+        draws with standard errors).
+    """
+    rows = claims(result.arrays)
+    count = {v: sum(r["verdict"] == v for r in rows) for v in ("holds", "fails", "open")}
+    return {
+        **result.summary,
+        "verdicts": count,
+        "claims": rows,
+        "numbers": _numbers(result.arrays),
+    }
+
+
+def _numbers(arrays: dict[str, np.ndarray]) -> dict[str, list[dict[str, Any]]]:
+    """One record per run of experiments A, B and D."""
+
+    def record(names: dict[str, np.ndarray], row: int) -> dict[str, Any]:
+        out = {}
+        for name, values in names.items():
+            mean, error = over_draws(values[:, row])
+            out[name] = {"value": float(mean), "stderr": float(error)}
+        return out
+
+    last = lambda name: arrays[name][..., -1]
+    learned = {
+        "heat": last("a_heat"),
+        "entropy_drop": last("a_entropy_drop"),
+        "l_info_lower": last("a_info_lower"),
+        "l_info_upper": last("a_info_upper"),
+        "ep_conditional": last("a_ep_conditional"),
+        "learning_efficiency": arrays["a_efficiency"],
+        "accuracy": arrays["a_accuracy"],
+    }
+    kept = {
+        "m_info": last("b_m_info"),
+        "l_info_lower": arrays["b_l_info"][..., 0],
+        "l_info_upper": arrays["b_l_info"][..., 1],
+        "relevance": arrays["b_relevance"],
+    }
+    works = {name: arrays[f"d_{name}"] for name in ("mean", "mean_exp", "ess", "slope")}
+    return {
+        "learning": [
+            {"rate": float(r), "batch": int(b) or "full", **record(learned, i)}
+            for i, (r, b) in enumerate(zip(arrays["a_rate"], arrays["a_batch"], strict=True))
+        ],
+        "memory": [
+            {"temperature": float(t), **record(kept, i)}
+            for i, t in enumerate(arrays["b_temperature"])
+        ],
+        "fluctuation": [
+            {"rate": float(r), **record(works, i)} for i, r in enumerate(arrays["d_rate"])
+        ],
+    }
+
+
+def figures(result: Any, folder: Path | str) -> dict[str, Path]:
+    """Write every figure as PNG into a folder; name -> path."""
+    from thermojax.pictures_ppm import save_figures
+
+    return save_figures(result.arrays, folder)
+
+
+def reproduce(
+    config: PPMConfig,
+    folder: Path | str,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[float, str], None] | None = None,
+    **more: Any,
+) -> Path:
+    """Run, and leave config.json, result.npz, summary.json, figures and report.html.
+
+    The folder is complete or absent: the run works in a sibling that is renamed at the end.
+
+    Args:
+        config: settings.
+        folder: does not exist, or is empty.
+        overwrite: replace an earlier run.
+        progress: see `run`.
+        more: written to config.json, such as the command line.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: the folder holds something.
+    """
+    place = prepare(folder, overwrite)
+    partial = place.open(config, **more).parent
+    try:
+        result = run(config, progress=progress)
+        write_result(partial, result._replace(summary=summary(result)))
+        write_page(partial)
+    except BaseException:
+        place.discard()
+        raise
+    return place.finish()
+
+
+_READING = (
+    "M-info is I(Theta; B) and L-info I(X; B), which is our reading of the paper: its body "
+    "could not be seen. With deterministic training and a fixed start L-info equals the "
+    "information I(X; Theta) that thermodynamics sees. Labels are sampled afresh at every "
+    "step at fixed held-out images, whose average is taken."
+)

@@ -1,0 +1,1 @@
+"""Theories: papers as systems, controls, quantities and reports."""
