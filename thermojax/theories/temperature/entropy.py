@@ -19,6 +19,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import digamma, gammaln
 
 from thermojax.theories.temperature.densities import Density, Point
@@ -159,7 +160,7 @@ def resolution_leaves(resolution: PyTree, shapes: PyTree) -> list[ArrayLike]:
     """
     if is_concrete(resolution):
         for value in jax.tree.leaves(resolution):
-            if not jnp.all(jnp.asarray(value) > 0):
+            if not np.all(np.asarray(value) > 0):
                 raise ValueError(f"resolution={value} must be positive: a length in theta")
     structure = jax.tree.structure(shapes)
     found = jax.tree.leaves(resolution)
@@ -348,7 +349,7 @@ def laplace_entropy(
         ("floor", floor, 0.0),
         ("bath_temperature", bath_temperature, -1e-300),
     ):
-        if is_concrete(value) and not jnp.all(jnp.asarray(value) > low):
+        if is_concrete(value) and not np.all(np.asarray(value) > low):
             raise ValueError(f"{name}={value} must be positive")
     curvature = jnp.maximum(jnp.asarray(hessian_eigenvalues), floor)
     return 0.5 * jnp.sum(jnp.log1p(bath_temperature / (curvature * jnp.square(resolution))))

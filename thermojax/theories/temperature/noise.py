@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from thermojax.blocks import Blocks, block_dots, block_sizes, split
 from thermojax.estimators.estimate import Estimate, Flag, raise_flags
@@ -35,11 +36,11 @@ __all__ = ["fluctuation_dissipation", "kick_temperature", "sgd_noise_temperature
 
 
 def _check_rates(step_size: ArrayLike, momentum: ArrayLike) -> None:
-    if is_concrete(step_size) and not jnp.all(jnp.asarray(step_size) > 0):
+    if is_concrete(step_size) and not np.all(np.asarray(step_size) > 0):
         raise ValueError(f"step_size={step_size} must be positive")
     if is_concrete(momentum):
-        mu = jnp.asarray(momentum)
-        if not jnp.all((mu >= 0) & (mu < 1)):
+        mu = np.asarray(momentum)
+        if not np.all((mu >= 0) & (mu < 1)):
             raise ValueError(f"momentum={momentum} must lie in [0, 1)")
 
 

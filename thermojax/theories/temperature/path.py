@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from thermojax.blocks import Blocks, block_dots, split
@@ -86,7 +87,7 @@ def path_transition(
         raise ValueError("method='hutchinson' uses random probes: give key=")
     if num_steps < 1 or order < 1 or probes < 1:
         raise ValueError(f"num_steps={num_steps}, order={order}, probes={probes}: at least 1")
-    if is_concrete(step_size) and not jnp.all(jnp.asarray(step_size) > 0):
+    if is_concrete(step_size) and not np.all(np.asarray(step_size) > 0):
         raise ValueError(f"step_size={step_size} must be positive")
     count = members(ensemble)
     one = jax.tree.map(lambda x: x[0], ensemble)

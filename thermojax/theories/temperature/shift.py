@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from thermojax.theories.temperature.states import logarithmic_mean
 from thermojax.typing import Array, ArrayLike, PyTree, is_concrete
@@ -119,7 +120,7 @@ def data_shift_temperature(
         ("residual_variance", residual_variance),
         ("shifted_variance", shifted_variance),
     ):
-        if is_concrete(value) and not jnp.all(jnp.asarray(value) > 0):
+        if is_concrete(value) and not np.all(np.asarray(value) > 0):
             raise ValueError(f"{name}={value} must be positive")
     scale = 2.0 if loss == "mse" else 1.0
     if covariances is None:
