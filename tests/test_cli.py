@@ -9,7 +9,7 @@ import sys
 import pytest
 import stand_in
 
-from thermojax import cli, datasets, doctor, plotting
+from thermojax import cli, datasets, doctor, plotting, terminal
 from thermojax.experiments.sweep import SweepConfig
 
 _SAVE_FIGURES = plotting.save_figures
@@ -246,14 +246,14 @@ def test_progress_bar_on_a_terminal(monkeypatch):
     monkeypatch.setenv("COLUMNS", "140")
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
-    with cli._progress("sweep digits", quiet=False) as show:
+    with terminal.progress_bar("sweep digits", quiet=False) as show:
         show(0.25, "run 1, rung 3")
         show(0.5, "run 1, rung 6")
     for part in ("sweep digits", "50%", "ETA", "rung 6", "%/min"):
         assert part in screen.getvalue()
     silent = Terminal()
     monkeypatch.setattr(sys, "stderr", silent)
-    with cli._progress("sweep digits", quiet=True) as show:
+    with terminal.progress_bar("sweep digits", quiet=True) as show:
         show(0.5, "")
     assert silent.getvalue() == ""
 

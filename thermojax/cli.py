@@ -1,4 +1,4 @@
-"""The command `thermojax`: sweep, resume, report, doctor.
+"""The command `thermojax`: sweep, llc, reproduce, resume, report, doctor.
 
 The only module that prints, configures jax and turns errors into exit codes: 0 done, 1 a
 check failed, 2 the request was wrong (one line, nothing written), 130 interrupted.
@@ -7,13 +7,14 @@ check failed, 2 the request was wrong (one line, nothing written), 130 interrupt
 import contextlib
 import dataclasses
 import datetime
+import importlib
 import io as text_io
 import os
 import re
 import shlex
 import sys
 import typing
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,8 @@ Examples:
   thermojax sweep                               handwritten digits, five minutes
   thermojax sweep diabetes --model linear       a known answer
   thermojax sweep csv:table.csv --target price --model mlp:16,8
+  thermojax llc                                 a trained network's learning coefficient
+  thermojax reproduce all                       the theories, claim by claim
 """
 _EXTRAS = ("tyro", "rich", "matplotlib", "sklearn")
 
@@ -97,36 +100,58 @@ def _one_line(boxed: str) -> str:
 
 def _commands() -> dict[str, Any]:
     """Name -> dataclass whose fields are the arguments and whose `act` does the work."""
-    import tyro
-
+    from thermojax.experiments.llc import LlcConfig
     from thermojax.experiments.sweep import SweepConfig
 
+    return {
+        "sweep": _on_data(SweepConfig, "sweep", _ABOUT_SWEEP, _sweep),
+        "resume": _resume_command(),
+        "report": _report_command(),
+        "doctor": _doctor_command(),
+        "llc": _on_data(LlcConfig, "llc", _ABOUT_LLC, _llc),
+        "reproduce": _reproduce_command(),
+    }
+
+
+_ABOUT_SWEEP = "Thermodynamics of a model on real data, over a ladder of temperatures."
+_ABOUT_LLC = "Local learning coefficient of a network trained on real data, with a dashboard."
+
+
+def _on_data(settings: Any, name: str, about: str, run: Callable[..., int]) -> Any:
+    """The command of an experiment on a data set: its settings, and where to write."""
+    import tyro
+
     @dataclasses.dataclass(frozen=True)
-    class Sweep(SweepConfig):
-        """Thermodynamics of a model on real data, over a ladder of temperatures.
-
-        Attributes:
-            data: digits, diabetes, breast_cancer, wine, or csv:FILE.
-            out: folder for the result; runs/DATA-NUMBER if left out.
-            overwrite: replace an earlier run in that folder.
-            quiet: print nothing but errors.
-        """
-
+    class Command(settings):
         data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="[DATA]")] = "digits"
         out: Path | None = None
         overwrite: bool = False
         quiet: bool = False
 
         def act(self, argv: list[str]) -> int:
-            names = [field.name for field in dataclasses.fields(SweepConfig)]
-            config = SweepConfig(**{name: getattr(self, name) for name in names})
-            return _sweep(config, self.out, self.overwrite, self.quiet, argv)
+            names = [field.name for field in dataclasses.fields(settings)]
+            config = settings(**{name: getattr(self, name) for name in names})
+            return run(config, self.out, self.overwrite, self.quiet, argv)
 
+    prefix = "" if name == "sweep" else f"{name}-"
+    Command.__doc__ = f"""{about}
+
+        Attributes:
+            data: digits, diabetes, breast_cancer, wine, or csv:FILE.
+            out: folder for the result; runs/{prefix}DATA-NUMBER if left out.
+            overwrite: replace an earlier run in that folder.
+            quiet: print nothing but errors.
+        """
     # "(default: None)" tells nobody anything
     silent = tyro.conf.arg(help_behavior_hint="")
-    for name, hint in typing.get_type_hints(Sweep, include_extras=True).items():
-        if getattr(Sweep, name, ...) is None:
-            Sweep.__annotations__[name] = Annotated[hint, silent]
+    for field, hint in typing.get_type_hints(Command, include_extras=True).items():
+        if getattr(Command, field, ...) is None:
+            Command.__annotations__[field] = Annotated[hint, silent]
+    return Command
+
+
+def _report_command() -> Any:
+    import tyro
 
     @dataclasses.dataclass(frozen=True)
     class Report:
@@ -139,17 +164,25 @@ def _commands() -> dict[str, Any]:
         folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
 
         def act(self, argv: list[str]) -> int:
-            from thermojax.report import write_report
-
-            print(write_report(self.folder))
+            print(_report(self.folder))
             return 0
 
+    return Report
+
+
+def _doctor_command() -> Any:
     @dataclasses.dataclass(frozen=True)
     class Doctor:
         """Test this machine: devices, compiler, sums, random streams."""
 
         def act(self, argv: list[str]) -> int:
             return _doctor()
+
+    return Doctor
+
+
+def _resume_command() -> Any:
+    import tyro
 
     @dataclasses.dataclass(frozen=True)
     class Resume:
@@ -166,28 +199,152 @@ def _commands() -> dict[str, Any]:
         def act(self, argv: list[str]) -> int:
             return _resume(self.folder, self.quiet)
 
-    return {"sweep": Sweep, "resume": Resume, "report": Report, "doctor": Doctor}
+    return Resume
 
 
-# Sweep
+def _reproduce_command() -> Any:
+    import tyro
+
+    silent = tyro.conf.arg(help_behavior_hint="")
+
+    @dataclasses.dataclass(frozen=True)
+    class Reproduce:
+        """A theory on real data: its claims measured, its identities, figures and a page.
+
+        Attributes:
+            theory: which, or all of them.
+            draws: independent draws of the data, over which the error bars are.
+            seed: of the first draw.
+            out: folder for the result (with all: for their folders); runs/THEORY-NUMBER if
+                left out.
+            overwrite: replace an earlier run in that folder.
+            quiet: print nothing but errors.
+        """
+
+        theory: Annotated[
+            typing.Literal["ppm", "temperature", "all"],
+            tyro.conf.Positional,
+            tyro.conf.arg(metavar="ppm|temperature|all"),
+        ]
+        draws: int = 3
+        seed: int = 0
+        out: Annotated[Path | None, silent] = None
+        overwrite: bool = False
+        quiet: bool = False
+
+        def act(self, argv: list[str]) -> int:
+            return _reproduce(self, argv)
+
+    return Reproduce
 
 
-def _sweep(config: Any, out: Path | None, overwrite: bool, quiet: bool, argv: list[str]) -> int:
+def _report(folder: Path) -> Path:
+    """Rebuild the page of whatever ran in a folder."""
+    from thermojax.io import read_result
+
+    summary = read_result(folder).summary
+    if "llc" in summary:
+        from thermojax.report_llc import write_llc_report
+
+        return write_llc_report(folder)
+    if "claims" in summary:
+        return _theory(summary["experiment"]).rebuild(folder)
+    from thermojax.report import write_report
+
+    return write_report(folder)
+
+
+def _opened(
+    config: Any, command: str, prefix: str, out: Path | None, overwrite: bool, argv: list[str]
+) -> Any:
+    """A fresh run folder with its config.json, after the request was checked."""
     from thermojax.datasets import check_name
     from thermojax.runfolder import next_free, prepare
 
     check_name(config.data)
     if out is None:
         stem = re.sub(r"\W+", "_", Path(config.data.removeprefix("csv:")).stem)
-        out = next_free(Path("runs") / stem)
+        out = next_free(Path("runs") / f"{prefix}{stem}")
     folder = prepare(out, overwrite)
     _use_all_cores()
     folder.open(
         config,
-        command="sweep",
+        command=command,
         command_line=shlex.join(["thermojax", *argv]),
         started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
+    return folder
+
+
+# Theories
+
+
+def _theory(name: str) -> Any:
+    return importlib.import_module(f"thermojax.experiments.{name}")
+
+
+def _reproduce(asked: Any, argv: list[str]) -> int:
+    from thermojax.io import read_result
+    from thermojax.runfolder import next_free
+    from thermojax.terminal import print_claims, progress_bar
+
+    names = ("ppm", "temperature") if asked.theory == "all" else (asked.theory,)
+    _use_all_cores()
+    for name in names:
+        if asked.out is None:
+            out = next_free(Path("runs") / name)
+        else:
+            out = asked.out / name if asked.theory == "all" else asked.out
+        experiment = _theory(name)
+        try:
+            with progress_bar(f"reproduce {name}", asked.quiet) as show:
+                folder = experiment.reproduce(
+                    experiment.Config(draws=asked.draws, seed=asked.seed),
+                    out,
+                    overwrite=asked.overwrite,
+                    progress=show,
+                    command="reproduce",
+                    command_line=shlex.join(["thermojax", *argv]),
+                )
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f": nothing was written in {out}") from None
+        if not asked.quiet:
+            print_claims(read_result(folder).summary, folder)
+    return 0
+
+
+# Learning coefficient
+
+
+def _llc(config: Any, out: Path | None, overwrite: bool, quiet: bool, argv: list[str]) -> int:
+    from thermojax.experiments.llc import run_llc
+    from thermojax.io import write_result
+    from thermojax.report_llc import write_llc_report
+    from thermojax.terminal import print_llc, progress_bar
+
+    folder = _opened(config, "llc", "llc-", out, overwrite, argv)
+    try:
+        with progress_bar(f"llc {config.data}", quiet) as show:
+            result = run_llc(config, progress=show)
+        write_result(folder.partial, result)
+        write_llc_report(folder.partial)
+    except KeyboardInterrupt:
+        folder.discard()
+        raise KeyboardInterrupt(": nothing was written") from None
+    except Exception:  # nothing can be resumed, so nothing is kept
+        folder.discard()
+        raise
+    folder.finish()
+    if not quiet:
+        print_llc(result.summary, folder.out)
+    return 0
+
+
+# Sweep
+
+
+def _sweep(config: Any, out: Path | None, overwrite: bool, quiet: bool, argv: list[str]) -> int:
+    folder = _opened(config, "sweep", "", out, overwrite, argv)
     return _execute(config, folder, quiet)
 
 
@@ -205,10 +362,11 @@ def _execute(config: Any, folder: Any, quiet: bool) -> int:
     from thermojax.experiments.sweep import run_sweep
     from thermojax.io import write_result
     from thermojax.report import write_report
+    from thermojax.terminal import print_sweep, progress_bar
 
     under_way = folder.checkpoint.exists()
     try:
-        with _progress(f"sweep {config.data}", quiet) as show:
+        with progress_bar(f"sweep {config.data}", quiet) as show:
 
             def progress(fraction: float, note: str = "") -> None:
                 nonlocal under_way
@@ -232,72 +390,8 @@ def _execute(config: Any, folder: Any, quiet: bool) -> int:
         raise
     folder.finish()
     if not quiet:
-        _print_result(result, folder.out)
+        print_sweep(result, folder.out)
     return 0
-
-
-@contextlib.contextmanager
-def _progress(title: str, quiet: bool) -> Generator[Callable[[float, str], None]]:
-    """A bar with rate and remaining time on a terminal, nothing elsewhere."""
-    from rich import progress as rich_progress
-    from rich.console import Console
-    from rich.text import Text
-
-    class Rate(rich_progress.ProgressColumn):
-        def render(self, task: Any) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text(f"{6000 * speed:.0f} %/min" if speed else "", style="dim")
-
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
-        yield lambda fraction, note: None
-        return
-    columns = (
-        "{task.description}",
-        rich_progress.BarColumn(),
-        rich_progress.TaskProgressColumn(),
-        Rate(),
-        rich_progress.TimeElapsedColumn(),
-        "ETA",
-        rich_progress.TimeRemainingColumn(),
-        "[dim]{task.fields[note]}",
-    )
-    with rich_progress.Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(title, total=1.0, note="")
-        yield lambda fraction, note: bar.update(task, completed=fraction, note=note)
-
-
-def _print_result(result: Any, out: Path) -> None:
-    """Table, verdict and paths on stdout, legible when piped."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-
-    from thermojax.report import curve_table, sentence, verdict, with_error
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=max(console.width, 120))
-    header, rows = curve_table(result.arrays)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in header:
-        if name != "β":
-            table.add_column(name, justify="right", no_wrap=name != "verdict")
-    for row in rows[::-1]:
-        style = None if row[-1] == "trusted" else "yellow"
-        table.add_row(*row[:1], *row[2:], style=style)
-    betas = [float(b) for b in result.arrays["beta"]]
-    trusted, text, reasons = verdict(result.summary)
-    log_z = result.summary["log_z"]
-    console.print(sentence(result.summary, max(betas)), soft_wrap=True)
-    console.print(table)
-    answer = with_error(log_z["value"], log_z["stderr"])
-    console.print(f"log Z = {answer} nats at T = {1 / max(betas):.4g}")
-    badge = "[bold green]trusted[/]" if trusted else "[bold red]NOT TRUSTED[/]"
-    console.print(f"{badge}  {text}", soft_wrap=True)
-    for reason in reasons:
-        console.print(f"  - {reason}", soft_wrap=True, markup=False)
-    console.print(f"report: {out / 'report.html'}", soft_wrap=True, markup=False)
 
 
 # Machine

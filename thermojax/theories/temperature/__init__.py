@@ -13,6 +13,7 @@ ours, following the programme of that paper, and each docstring says so.
 """
 
 from thermojax.divergence import divergence
+from thermojax.taps import tap_network
 from thermojax.temperatures import (
     Temperatures,
     flow_temperature,
@@ -111,6 +112,7 @@ __all__ = [
     "sgd_noise_temperature",
     "shift_work",
     "softmax_efficiency",
+    "tap_network",
     "temperature_report",
     "transition",
     "virial_temperature",
