@@ -1,9 +1,23 @@
 """Fixtures of the whole suite."""
 
 import os
+from pathlib import Path
 
 import jax
 import pytest
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Mark what `nightly.txt` lists, before marks decide what runs."""
+    lines = (Path(__file__).parent / "nightly.txt").read_text().splitlines()
+    listed = {line for line in lines if not line.startswith("#")}
+    found = {item.nodeid for item in items} & listed
+    for item in items:
+        if item.nodeid in listed:
+            item.add_marker(pytest.mark.nightly)
+    if config.args_source is config.ArgsSource.TESTPATHS and found != listed:
+        raise pytest.UsageError(f"nightly.txt lists tests that are gone: {listed - found}")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,14 +10,24 @@ SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 
 @pytest.mark.slow
-def test_a_smoke_run():
-    """`bench_minibatch` measures by the functions of `bench_sampler`: both are run."""
+@pytest.mark.parametrize(
+    ("script", "option", "said"),
+    [
+        # measures by the functions of `bench_sampler`: both are run
+        ("bench_minibatch.py", "--quick", ("of limit_grad",)),
+        # without pymbar it has nothing to compare with, and no verdict
+        ("bench_estimators.py", "--quick", ("drift", "ladder", "bar")),
+        ("bench_information.py", "--smoke", ("slope", "under 2 GiB")),
+    ],
+)
+def test_a_smoke_run(script, option, said):
     done = subprocess.run(
-        [sys.executable, SCRIPTS / "bench_minibatch.py", "--quick"],
+        [sys.executable, SCRIPTS / script, option],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "of limit_grad" in done.stdout
-    assert "met" in done.stdout or "MISSED" in done.stdout
+    assert all(words in done.stdout for words in said)
+    if script != "bench_estimators.py":
+        assert "met" in done.stdout or "MISSED" in done.stdout

@@ -4,15 +4,22 @@ One canonical ensemble p(theta) ∝ m(theta) exp(-beta U(theta; control)), held 
 moved by a control, read by an estimator. Units: k_B = 1, nats, U extensive.
 """
 
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 from thermojax import exact
 from thermojax.accumulators import dyadic, histogram, log_mean_exp, moments
 from thermojax.adaptation import adapt
+from thermojax.anneal import AIS, Annealed, anneal
 from thermojax.binary import checkerboard_blocks, counting_prior, layer_blocks
+from thermojax.bridge import Bridge
 from thermojax.chains import (
     diffusion_entropy_production,
     linear_entropy_production,
     markov_entropy_production,
 )
+from thermojax.crystal import EinsteinCrystal, harmonic
 from thermojax.dynamics.discrete import gibbs_flip, metropolis_flip
 from thermojax.dynamics.driven import driven
 from thermojax.dynamics.gradients import control_variate, full, minibatch, svrg
@@ -29,18 +36,36 @@ from thermojax.ensembles import EnsembleState, drive, init_ensemble, run
 from thermojax.entropy_production import entropy_production, path_entropy_production
 from thermojax.estimators.estimate import Estimate, Flag, explain
 from thermojax.estimators.free_energy import bar, thermodynamic_integration
-from thermojax.estimators.mbar import Mbar, mbar
+from thermojax.estimators.integration import Wham, stepping_stone, wham
+from thermojax.estimators.mbar import Mbar, mbar, mbar_sensitivity
 from thermojax.estimators.temperature import fit_temperature
 from thermojax.estimators.work import crooks, fluctuation_report, jarzynski
+from thermojax.exchange import Exchange, ReplicaExchange, replica_exchange
+from thermojax.export import to_arviz, to_u_kn, to_xarray
+from thermojax.flat_histogram import DensityOfStates, FlatHistogram, flat_histogram
 from thermojax.gradient_noise import noise_covariance, noise_ratio, stationarity
+from thermojax.integration import TI
 from thermojax.io import load_checkpoint as load
 from thermojax.io import save_checkpoint as save
+from thermojax.laplace import Laplace, laplace
 from thermojax.linear import linear_stationary_covariance, ornstein_uhlenbeck_covariance
+from thermojax.llc import llc
+from thermojax.llc_curve import LlcCurve, llc_curve, wbic
+from thermojax.llc_sensitivity import Sensitivity, llc_sensitivity
 from thermojax.networks import from_flax, gaussian_loss, mlp, softmax_loss
-from thermojax.partition import differentiable_log_z, log_partition
+from thermojax.partition import differentiable_log_z
 from thermojax.priors import gaussian_prior, prior
 from thermojax.propriety import check_normalizable
+from thermojax.response import differentiable_mean, mean, response, susceptibility
+from thermojax.routes import Routes, log_partition
 from thermojax.smc import SMC
+from thermojax.symmetry import (
+    Hidden,
+    Symmetry,
+    permutation_symmetry,
+    tanh_symmetry,
+    with_scope,
+)
 from thermojax.system import Point, System, coupled, finite_sum, localized, reduced, system
 from thermojax.thermodynamics import (
     Curve,
@@ -58,25 +83,45 @@ from thermojax.typing import (
     UntrustedEstimate,
 )
 
+if TYPE_CHECKING:
+    from thermojax.theories import ppm, temperature
+
 __all__ = [
+    "AIS",
     "SMC",
+    "TI",
+    "Annealed",
+    "Bridge",
     "Curve",
+    "DensityOfStates",
+    "EinsteinCrystal",
     "EnsembleState",
     "Estimate",
+    "Exchange",
     "Flag",
+    "FlatHistogram",
+    "Hidden",
     "ImproperEnsembleError",
     "Info",
     "Kernel",
+    "Laplace",
     "Ledger",
+    "LlcCurve",
     "Mbar",
     "NotReversibleError",
     "Point",
+    "ReplicaExchange",
+    "Routes",
+    "Sensitivity",
     "ShapeError",
+    "Symmetry",
     "System",
     "Thermometers",
     "UntrustedEstimate",
+    "Wham",
     "adapt",
     "adaptive_langevin",
+    "anneal",
     "bar",
     "check_normalizable",
     "checkerboard_blocks",
@@ -86,6 +131,7 @@ __all__ = [
     "crooks",
     "curve",
     "differentiable_log_z",
+    "differentiable_mean",
     "diffusion_entropy_production",
     "drive",
     "driven",
@@ -96,6 +142,7 @@ __all__ = [
     "explain",
     "finite_sum",
     "fit_temperature",
+    "flat_histogram",
     "fluctuation_report",
     "free_energy",
     "from_flax",
@@ -104,6 +151,7 @@ __all__ = [
     "gaussian_prior",
     "ghmc",
     "gibbs_flip",
+    "harmonic",
     "heat_capacity",
     "histogram",
     "hmc",
@@ -111,9 +159,13 @@ __all__ = [
     "internal_energy",
     "jarzynski",
     "langevin",
+    "laplace",
     "layer_blocks",
     "linear_entropy_production",
     "linear_stationary_covariance",
+    "llc",
+    "llc_curve",
+    "llc_sensitivity",
     "load",
     "localized",
     "log_mean_exp",
@@ -121,6 +173,8 @@ __all__ = [
     "mala",
     "markov_entropy_production",
     "mbar",
+    "mbar_sensitivity",
+    "mean",
     "metropolis_flip",
     "minibatch",
     "mlp",
@@ -132,20 +186,41 @@ __all__ = [
     "ornstein_uhlenbeck_covariance",
     "overdamped",
     "path_entropy_production",
+    "permutation_symmetry",
     "plain_noise",
+    "ppm",
     "prior",
     "psgld",
     "random_walk",
     "read_thermometers",
     "reduced",
+    "replica_exchange",
+    "response",
     "run",
     "save",
     "sghmc",
     "sgld",
     "softmax_loss",
     "stationarity",
+    "stepping_stone",
+    "susceptibility",
     "svrg",
     "system",
+    "tanh_symmetry",
+    "temperature",
     "thermodynamic_integration",
     "thermometers",
+    "to_arviz",
+    "to_u_kn",
+    "to_xarray",
+    "wbic",
+    "wham",
+    "with_scope",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """The theories, imported when first asked for: `import thermojax` stays quick."""
+    if name in ("ppm", "temperature"):
+        return importlib.import_module(f"thermojax.theories.{name}")
+    raise AttributeError(f"module 'thermojax' has no attribute {name!r}")

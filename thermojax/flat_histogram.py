@@ -154,6 +154,7 @@ def flat_histogram(
     """
     point = Point(beta_max, control)
     settings = FlatHistogram() if settings is None else settings
+    check_target(sys, point, key, reference, is_concrete((sys, point, key)))
     est = flat_log_z(settings, sys, point, key, reference=reference, progress=progress)
     return est.parts.density
 
@@ -194,7 +195,7 @@ def flat_log_z(
             "FlatHistogram shares weights between walkers and takes no mesh: give mesh=None"
         )
     concrete = is_concrete((sys, point, key))
-    check_target(sys, point, key, reference, concrete)
+    check_target(sys, point, key, reference, False)
     looks = settings.learn + settings.measure
     if not concrete:
         course, walk = _start(settings, sys, point, key, reference)

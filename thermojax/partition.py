@@ -35,6 +35,7 @@ from thermojax.typing import Array, ArrayLike, ImproperEnsembleError, Key, PyTre
 __all__ = [
     "Checkpoint",
     "PartitionParts",
+    "check_beta",
     "check_target",
     "differentiable_log_z",
     "smc_log_z",
@@ -126,6 +127,18 @@ def smc_log_z(
     return _read(path, _climb(path, _begin(path, keys, mesh), settings.max_rungs, mesh))
 
 
+def check_beta(point: Point) -> None:
+    """Refuse a beta that is negative or not one number, where it can be seen.
+
+    Raises:
+        ValueError: beta < 0 or not a scalar.
+    """
+    if is_concrete(point.beta):
+        beta = np.asarray(point.beta)
+        if beta.ndim or not beta >= 0:
+            raise ValueError(f"beta={beta} must be one number >= 0: vmap for a sweep")
+
+
 def check_target(sys: System, point: Point, key: Key, reference: Any, check: bool) -> None:
     """Refuse a target whose partition function has no known start or does not converge.
 
@@ -135,10 +148,7 @@ def check_target(sys: System, point: Point, key: Key, reference: Any, check: boo
         ValueError: beta < 0 or not one number; the shape of theta is unknown.
     """
     start = reference if reference is not None else (sys.reference or sys.prior)
-    if is_concrete(point.beta):
-        beta = np.asarray(point.beta)
-        if beta.ndim or not beta >= 0:
-            raise ValueError(f"beta={beta} must be one number >= 0: vmap for a sweep")
+    check_beta(point)
     if start is None or start.log_mass is None:
         raise ImproperEnsembleError(
             "the base measure of this system is not normalisable, so no path to the target "

@@ -100,6 +100,49 @@ def test_bar_with_little_overlap_is_flagged():
     assert int(bar(*gaussian_work(jax.random.key(7), sd=1.0)).flags) == 0
 
 
+@pytest.mark.parametrize("far", [1e3, 1e8, 1e30])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_bar_is_not_led_astray_by_outliers(far, sign):
+    """One work beyond all others is one Fermi function of 0 or 1; float32."""
+    w_f, w_r = gaussian_work(jax.random.key(8))
+    est = bar(w_f.at[0].set(sign * far), w_r)
+    near = bar(w_f.at[0].set(sign * 40.0), w_r)
+    np.testing.assert_allclose(est.value, near.value, rtol=2e-6)
+    np.testing.assert_allclose(est.stderr, near.stderr, rtol=1e-5)
+    assert int(est.flags) == 0
+    assert abs(float(est.value - bar(w_f, w_r).value)) > 1e-4
+
+
+def test_bar_far_from_zero_loses_no_digits_of_its_works():
+    """float32, works at 1024 in steps that it can hold."""
+    w = jnp.round(128 * jax.random.normal(jax.random.key(9), (2, 400))) / 128
+    near, far = bar(w[0] + 0.5, w[1] + 0.5), bar(w[0] + 1024.5, w[1] - 1023.5)
+    np.testing.assert_allclose(far.value - 1024, near.value, atol=1.3e-4)
+    np.testing.assert_allclose(far.stderr, near.stderr, rtol=1e-3)
+
+
+def test_bar_refuses_what_is_not_finite():
+    w_f, w_r = gaussian_work(jax.random.key(10))
+    for bad in (jnp.inf, -jnp.inf, jnp.nan):
+        for est in (bar(w_f.at[3].set(bad), w_r), bar(w_f, w_r.at[3].set(bad))):
+            assert int(est.flags) & Flag.NONFINITE
+            assert np.isnan(est.value)
+            assert np.isinf(est.stderr)
+    none = bar(w_f, w_r, mask_f=np.zeros(400, bool))
+    assert np.isnan(none.value)
+    assert int(none.flags) & Flag.NONFINITE
+
+
+def test_bar_can_be_differentiated(x64):
+    w_f, w_r = gaussian_work(jax.random.key(11), n_f=40, n_r=30)
+    change = jnp.sin(jnp.arange(40.0))
+    on = jnp.arange(40) % 3 > 0
+    value = lambda e: bar(w_f + e * change, w_r, mask_f=on).value
+    slope = (value(1e-5) - value(-1e-5)) / 2e-5
+    for found in (jax.grad(value)(0.0), jax.jvp(value, (0.0,), (1.0,))[1]):
+        np.testing.assert_allclose(found, slope, rtol=1e-7)
+
+
 def quartic(b):
     """log Z, <U> = -dlog Z/db and Var U of a log Z that is quartic in b."""
     c = np.array([0.3, -1.0, 2.0, -0.4, 0.2])

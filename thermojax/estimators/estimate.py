@@ -55,6 +55,7 @@ class Flag(enum.IntFlag):
     NOT_FLAT = 1 << 28
     SATURATED = 1 << 29
     TOO_COARSE = 1 << 30
+    KINKED = 1 << 31
 
 
 _TEXT: dict[Flag, tuple[str, str]] = {
@@ -175,6 +176,10 @@ _TEXT: dict[Flag, tuple[str, str]] = {
         "the path is resolved too coarsely for its sums to close",
         "accumulate at every step, or use smaller steps",
     ),
+    Flag.KINKED: (
+        "the energy has kinks, whose curvature automatic differentiation does not see",
+        "use curvature='score' where the ensemble's density is known, else 'smoothed'",
+    ),
     Flag.LADDER_UNFINISHED: (
         "the ladder did not reach the target within max_rungs",
         "raise max_rungs or lower target",
@@ -262,6 +267,14 @@ class Estimate(NamedTuple):
         if reasons:
             raise UntrustedEstimate("\n".join(["the estimate is not trusted:", *reasons]))
         return self
+
+    def __float__(self) -> float:
+        """The value, for a scalar outside jit."""
+        return float(self.value)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The value, for NumPy."""
+        return np.array(self.value, dtype, copy=copy)
 
     def __format__(self, spec: str) -> str:
         """`value ± stderr`, each with the float format `spec` (default `.4f`)."""

@@ -11,8 +11,11 @@ Source: specification of the core, section 3.3; Bennett 1976; Shirts & Chodera 2
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import logsumexp
 
 from thermojax.estimators.estimate import Estimate, Flag, raise_flags
@@ -21,9 +24,18 @@ from thermojax.typing import Array, ArrayLike
 __all__ = ["bar", "log_mean_exp_weights", "thermodynamic_integration"]
 
 
-def _fermi_sum(argument: Array, weights: Array) -> Array:
-    """log of sum_i weights_i / (1 + exp(argument_i)), safe for any argument."""
-    return logsumexp(-jax.nn.softplus(argument), b=weights)
+LOST = 1e-6
+MOST_STEPS = 128
+
+
+class _Search(NamedTuple):
+    """Where an increasing function has its zero, so far."""
+
+    at: Array
+    low: Array
+    high: Array
+    move: Array
+    steps: Array
 
 
 def bar(
@@ -44,57 +56,102 @@ def bar(
     Returns:
         `Estimate` of D = -log(Z_1/Z_0) with the asymptotic error of independent samples
         (variance 1/G - 1/n_f - 1/n_r); POOR_OVERLAP below an overlap of 0.03. With no
-        overlap at all the value is nan.
+        overlap at all, or works that are not finite, the value is nan. The value can be
+        differentiated, forward and in reverse.
 
     Example:
         >>> w = jnp.asarray([0.8, 1.0, 1.2])
         >>> float(bar(w, -w).value)
         1.0
     """
-    w_f, w_r = jnp.asarray(w_f), jnp.asarray(w_r)
-    on_f = jnp.ones(w_f.shape, bool) if mask_f is None else jnp.asarray(mask_f)
-    on_r = jnp.ones(w_r.shape, bool) if mask_r is None else jnp.asarray(mask_r)
-    f, r = jnp.where(on_f, w_f, 0.0), jnp.where(on_r, -w_r, 0.0)
-    weight_f, weight_r = on_f.astype(f.dtype), on_r.astype(f.dtype)
-    n_f, n_r = jnp.sum(weight_f), jnp.sum(weight_r)
-    ratio = jnp.log(n_f / n_r)
-    big = jnp.finfo(f.dtype).max
-    low = jnp.minimum(
-        jnp.min(jnp.where(on_f, f, big)), jnp.min(jnp.where(on_r, r, big))
-    ) - jnp.abs(ratio)
-    high = jnp.maximum(
-        jnp.max(jnp.where(on_f, f, -big)), jnp.max(jnp.where(on_r, r, -big))
-    ) + jnp.abs(ratio)
+    given = (w_f, w_r, mask_f, mask_r)
+    # outside jit every operation would cost more than the whole answer
+    return _bar(*(x if x is None or isinstance(x, Array) else np.asarray(x) for x in given))
 
-    def excess(d):
-        """Increasing in d: log of the forward sum minus log of the reverse sum."""
-        forward = _fermi_sum(ratio + f - d, weight_f)
-        return forward - _fermi_sum(-(ratio + r - d), weight_r)
 
-    def halve(_, bracket):
-        left, right = bracket
-        middle = 0.5 * (left + right)
-        above = excess(middle) > 0
-        return jnp.where(above, left, middle), jnp.where(above, middle, right)
-
-    low, high = jax.lax.fori_loop(0, 60, halve, (low, high))
-    value = 0.5 * (low + high)
-    # pooled samples: p0 p1 n0 n1 / (n0 p0 + n1 p1)^2 = sigmoid(a) sigmoid(-a)
-    both = lambda w: jax.nn.sigmoid(ratio + w - value) * jax.nn.sigmoid(-(ratio + w - value))
-    g = jnp.sum(both(f) * weight_f) + jnp.sum(both(r) * weight_r)
-    variance = 1 / g - 1 / n_f - 1 / n_r
-    overlap = g * (1 / n_f + 1 / n_r)
-    lost = ~(overlap > 1e-6) | ~jnp.isfinite(value)
+@jax.jit
+def _bar(w_f: Array, w_r: Array, mask_f: Array | None, mask_r: Array | None) -> Estimate:
+    on_f = jnp.ones(w_f.shape, bool) if mask_f is None else mask_f.astype(bool)
+    on_r = jnp.ones(w_r.shape, bool) if mask_r is None else mask_r.astype(bool)
+    # an entry that does not count lies where its Fermi function is zero
+    f, r = jnp.where(on_f, w_f, jnp.inf), jnp.where(on_r, -w_r, -jnp.inf)
+    n_f, n_r = jnp.sum(on_f, dtype=f.dtype), jnp.sum(on_r, dtype=f.dtype)
+    ratio, scale = jnp.log(n_f / n_r), 1 / n_f + 1 / n_r
+    fixed_f, fixed_r = jax.lax.stop_gradient((f, r))
+    low, high = _bracket(fixed_f, fixed_r, n_f, n_r)
+    middle = lambda w, on, n: jnp.sum(jnp.where(on, jnp.clip(w, low, high), 0.0)) / n
+    begin = 0.5 * (middle(fixed_f, on_f, n_f) + middle(fixed_r, on_r, n_r))
+    at = _root(fixed_f, fixed_r, ratio, scale, (begin, low, high))
+    excess, slope, g, _ = _look(at, f, r, ratio)
+    # one more step of Newton, which carries the derivatives past the search
+    value = at - excess / slope
+    overlap = g * scale
+    # 1/G - 1/n_f - 1/n_r without its cancellation, from sum_f = sum_r
+    part = n_r / (n_f + n_r)
+    a, b = _fermi(at, f, r, ratio)
+    miss = jnp.sum(jnp.where(on_f, a - part, 0.0) ** 2)
+    miss = miss + jnp.sum(jnp.where(on_r, 1 - part - b, 0.0) ** 2)
+    largest = lambda w, on: jnp.max(jnp.where(on, jnp.abs(w), 0.0), initial=0.0)
+    finite = jnp.isfinite(largest(fixed_f, on_f) + largest(fixed_r, on_r) + value)
+    lost = ~(overlap > LOST) | ~finite
     flags = raise_flags((Flag.POOR_OVERLAP, ~(overlap > 0.03)), (Flag.NONFINITE, lost))
-    stderr = jnp.sqrt(jnp.maximum(variance, 0.0))
-    return Estimate(
-        value=jnp.where(lost, jnp.nan, value),
-        stderr=jnp.where(lost, jnp.inf, stderr),
-        within_stderr=jnp.where(lost, jnp.inf, stderr),
-        n_eff=jnp.minimum(n_f, n_r) * jnp.minimum(overlap, 1.0),
-        flags=flags,
-        parts={"overlap": overlap},
-    )
+    stderr = jnp.where(lost, jnp.inf, jnp.sqrt(scale * miss / g))
+    n_eff = jnp.minimum(n_f, n_r) * jnp.minimum(overlap, 1.0)
+    value = jnp.where(lost, jnp.nan, value)
+    return Estimate(value, stderr, stderr, n_eff, flags, {"overlap": overlap})
+
+
+def _fermi(at: Array, f: Array, r: Array, ratio: Array) -> tuple[Array, Array]:
+    """The terms of both sums."""
+    # the difference of close numbers is exact: the ratio must not be added before it
+    return jax.nn.sigmoid((at - f) - ratio), jax.nn.sigmoid((r - at) + ratio)
+
+
+def _look(at: Array, f: Array, r: Array, ratio: Array) -> tuple[Array, ...]:
+    """log sum_f - log sum_r and its slope; the slopes of both sums together, and the sums."""
+    a, b = _fermi(at, f, r, ratio)
+    forward, reverse = jnp.sum(a), jnp.sum(b)
+    steep_f, steep_r = jnp.sum(a * (1 - a)), jnp.sum(b * (1 - b))
+    slope = steep_f / forward + steep_r / reverse
+    return jnp.log(forward / reverse), slope, steep_f + steep_r, forward + reverse
+
+
+def _bracket(f: Array, r: Array, n_f: Array, n_r: Array) -> tuple[Array, Array]:
+    """Between the lowest f and the highest r, whatever outliers lie beyond.
+
+    sum_f >= 1/2 above min f + M and sum_r <= n_f exp(max r - D); likewise the other way.
+    """
+    first, last, ratio = jnp.min(f), jnp.max(r), jnp.log(n_f / n_r)
+    low = jnp.minimum(first - jnp.log(2 * n_r), last + ratio)
+    high = jnp.maximum(last + jnp.log(2 * n_f), first + ratio)
+    return low, high
+
+
+def _root(f: Array, r: Array, ratio: Array, scale: Array, begin: tuple) -> Array:
+    """Newton's method in a bracket, halving it where a step leaves it or shrinks too little.
+
+    The curvature is at most twice the slope: an error e becomes at most e^2. Steps below
+    eps^(3/8) thus leave nothing to do for the one that the caller takes.
+    """
+    eps = float(jnp.finfo(f.dtype).eps)
+
+    def step(s: _Search) -> _Search:
+        excess, slope, _, sums = _look(s.at, f, r, ratio)
+        low, high = jnp.where(excess > 0, s.low, s.at), jnp.where(excess > 0, s.at, s.high)
+        newton = s.at - excess / slope
+        good = (newton >= low) & (newton <= high) & (jnp.abs(newton - s.at) < s.move / 2)
+        at = jnp.where(good, newton, 0.5 * (low + high))
+        # the overlap at the root is at most twice the sums at any other point
+        gone = ~(2 * sums * scale > LOST)
+        at = jnp.where(gone | (excess == 0), s.at, at)
+        return _Search(at, low, high, jnp.abs(at - s.at), s.steps + 1)
+
+    def unfinished(s: _Search) -> Array:
+        return (s.move > eps**0.375 + 4 * eps * jnp.abs(s.at)) & (s.steps < MOST_STEPS)
+
+    at, low, high = begin
+    start = _Search(at, low, high, 2 * (high - low), jnp.asarray(0))
+    return jax.lax.while_loop(unfinished, step, start).at
 
 
 def thermodynamic_integration(

@@ -4,8 +4,8 @@
     W_kn = exp(f_k - u_kn) / sum_j N_j exp(f_j - u_jn)
     Cov(f) = (W' W)^(1/2) [1 - (W' W)^(1/2) diag(N) (W' W)^(1/2)]^+ (W' W)^(1/2)
 
-Cost: two to four passes of exp over the [K, N] matrix and some K^2 N multiplications; memory
-one such matrix in float64. Use it where samples of several neighbouring states exist. It lies
+Cost: one or two passes of exp over the [K, N] matrix and some K^2 N multiplications; memory
+two such matrices in float64. Use it where samples of several neighbouring states exist. It lies
 where states do not overlap: there its formula error *shrinks*, so that the answer is refused.
 
 The solve is tiny beside the sampling that feeds it, and runs in float64 on the host whatever
@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike
 
 from thermojax.estimators.estimate import Estimate, Flag
 
-__all__ = ["Mbar", "mbar"]
+__all__ = ["Mbar", "mbar", "mbar_sensitivity"]
 
 THIN, GONE = 0.03, 1e-4
 FEW = 50.0
@@ -96,11 +96,14 @@ def mbar(u_kn: ArrayLike, n_k: ArrayLike, *, g: ArrayLike = 1.0) -> Mbar:
     u, n, g = _checked(u_kn, n_k, g)
     on = n > 0
     f = np.zeros(len(n))
-    f[on], residual = _solve(u[on], n[on])
-    log_denominator = _logsumexp(f[on, None] - u[on] + np.log(n[on, None]), axis=0)
-    f[~on] = -_logsumexp(-u[~on] - log_denominator, axis=1)
-    with np.errstate(under="ignore"):
-        weights = np.exp(f[:, None] - u - log_denominator)
+    f[on], residual, p, log_denominator = _solve(u if on.all() else u[on], n[on])
+    weights = p
+    if not on.all():
+        f[~on] = -_logsumexp(-u[~on] - log_denominator, axis=1)
+        weights = np.empty_like(u)
+        weights[on] = p
+        with np.errstate(under="ignore"):
+            weights[~on] = np.exp(f[~on, None] - u[~on] - log_denominator)
     gram = weights @ weights.T
     overlap = gram * n
     link = _weakest_link(overlap[np.ix_(on, on)], n[on])
@@ -115,7 +118,61 @@ def mbar(u_kn: ArrayLike, n_k: ArrayLike, *, g: ArrayLike = 1.0) -> Mbar:
     if link < GONE or unsolved:
         value, error = np.full_like(value, np.nan), np.full_like(error, np.inf)
     estimate = Estimate(value, error, error, n_eff, jnp.asarray(flags))
+    # `u` holds what is left after the smallest energy of each sample
+    log_denominator -= np.asarray(u_kn, np.float64).min(axis=0)
     return Mbar(estimate, covariance, overlap, link, log_denominator, residual)
+
+
+def mbar_sensitivity(u_kn: ArrayLike, n_k: ArrayLike, du_kn: ArrayLike) -> np.ndarray:
+    """d log(Z_k / Z_0) of the solved equations when the energies of fixed samples change.
+
+        (diag N - P P^T) df = P (du - sum_j p_j du_j),   p_jn = N_j exp(f_j - u_jn) / sum
+
+    It propagates errors of the energies (rounding, a surrogate model) into the answer. It
+    is *not* the response of log Z to a parameter: where the energies of sampled states
+    move, the samples would move too. For that freeze samples and mixture and vary the
+    target alone: -sum_n w_n du_n with `w = exp(fit.log_weights(u_target))`, or
+    `tj.differentiable_log_z`.
+
+    Args:
+        u_kn: [K, N] reduced energies, as for `mbar`.
+        n_k: [K] samples of each state.
+        du_kn: [K, N] their infinitesimal changes.
+
+    Returns:
+        [K] changes of log(Z_k / Z_0), nats; nan where `mbar` refuses.
+
+    Raises:
+        ValueError: see `mbar`; changes of another shape or not finite.
+
+    Example:
+        >>> x = np.random.default_rng(0).normal(size=100)
+        >>> u = np.stack([x**2 / 2, x**2 / 2 + 1])
+        >>> shift = np.stack([np.zeros(100), np.ones(100)])
+        >>> mbar_sensitivity(u, [50, 50], shift).round(6).tolist()
+        [0.0, -1.0]
+    """
+    u, n, _ = _checked(u_kn, n_k, 1.0)
+    du = np.asarray(du_kn, np.float64)
+    if du.shape != u.shape or not np.isfinite(du).all():
+        raise ValueError(f"du_kn {du.shape} must be finite and of the shape {u.shape} of u_kn")
+    f = -mbar(u, n).estimate.value
+    if not np.isfinite(f).all():
+        return np.full_like(f, np.nan)
+    on = n > 0
+    log_n = np.log(n, out=np.full_like(n, -np.inf), where=on)
+    denominator = _logsumexp((f + log_n)[:, None] - u, axis=0)
+    with np.errstate(under="ignore"):
+        weights = np.exp(f[:, None] - u - denominator)
+    p = n[:, None] * weights
+    mean = (p * du).sum(axis=0)
+    hessian, force = np.diag(n) - p @ p.T, (p * (du - mean)).sum(axis=1)
+    free = np.flatnonzero(on)[1:]
+    df = np.zeros_like(f)
+    df[free] = np.linalg.lstsq(hessian[np.ix_(free, free)], force[free], rcond=1e-14)[0]
+    mixture = df @ p - mean
+    df[~on] = (weights * (du + mixture)).sum(axis=1)[~on]
+    return df[0] - df
 
 
 def _checked(u_kn, n_k, g):
@@ -124,11 +181,10 @@ def _checked(u_kn, n_k, g):
         raise ValueError(f"u_kn must be [K, N] and n_k [K], got {u.shape} and {n.shape}")
     if n.min() < 0 or n.sum() != u.shape[1] or not u.size or np.any(n % 1):
         raise ValueError(f"n_k={n.tolist()} must be counts that sum to N={u.shape[1]}")
-    if np.isnan(u).any():
-        state, sample = np.argwhere(np.isnan(u))[0]
-        raise ValueError(f"u_kn[{state}, {sample}] is nan: a walker blew up")
     lowest = u.min(axis=0)
     if not np.isfinite(lowest).all():
+        for state, sample in np.argwhere(np.isnan(u))[:1]:
+            raise ValueError(f"u_kn[{state}, {sample}] is nan: a walker blew up")
         sample = int(np.flatnonzero(~np.isfinite(lowest))[0])
         raise ValueError(
             f"u_kn[:, {sample}] has the minimum {lowest[sample]}: no state allows it"
@@ -147,12 +203,12 @@ def _logsumexp(x: np.ndarray, axis: int | None = None) -> np.ndarray:
     return total.squeeze(axis) if axis is not None else total.item()
 
 
-def _solve(u: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, float]:
-    """f of the sampled states and the residual, warm-started on every tenth sample."""
+def _solve(u: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, float, np.ndarray, np.ndarray]:
+    """See `_refine`: all sampled states, warm-started on every tenth sample."""
     f = _ladder(u, n)
     if u.shape[1] > 100 * len(n):
         some = _thinned(n)
-        f, _ = _refine(u[:, some], np.bincount(_states(n)[some], minlength=len(n)), f)
+        f = _refine(u[:, some], np.bincount(_states(n)[some], minlength=len(n)), f)[0]
     return _refine(u, n, f)
 
 
@@ -172,34 +228,45 @@ def _ladder(u: np.ndarray, n: np.ndarray) -> np.ndarray:
     """Start: f_{k+1} - f_k = (<u_{k+1} - u_k>_k + <u_{k+1} - u_k>_{k+1}) / 2."""
     steps, edges = [0.0], np.concatenate([[0], np.cumsum(n)]).astype(int)
     for k in range(len(n) - 1):
-        pair = np.where(np.isinf(u[k : k + 2]), WALL, u[k : k + 2])
-        change = pair[1] - pair[0]
-        here = change[edges[k] : edges[k + 1]].mean()
-        steps.append((here + change[edges[k + 1] : edges[k + 2]].mean()) / 2)
+        pair = u[k : k + 2, edges[k] : edges[k + 2]]
+        pair = np.where(np.isinf(pair), WALL, pair)
+        here, there = np.split(pair[1] - pair[0], [int(n[k])])
+        steps.append((here.mean() + there.mean()) / 2)
     return np.cumsum(steps)
 
 
-def _refine(u: np.ndarray, n: np.ndarray, f: np.ndarray) -> tuple[np.ndarray, float]:
-    """Newton on the correction of a frozen weight matrix, anchored anew until it is small."""
-    total, residual = n.sum(), np.inf
+def _refine(
+    u: np.ndarray, n: np.ndarray, f: np.ndarray
+) -> tuple[np.ndarray, float, np.ndarray, np.ndarray]:
+    """f, residual, weights [K, N] and log denominators: corrections of a frozen matrix.
+
+    The matrix is anchored anew while its correction is large; a small one rescales it, so
+    that it serves for the answer too.
+    """
     for _ in range(100):
         p = (f + np.log(n))[:, None] - u
-        p -= p.max(axis=0)
+        top = p.max(axis=0)
+        p -= top
         with np.errstate(under="ignore"):
             np.exp(p, out=p)
-        p /= p.sum(axis=0)
-        residual = float(np.abs(p.sum(axis=1) - n).max())
-        if residual <= TOLERANCE * total:
+        total = p.sum(axis=0)
+        p *= 1 / total
+        shift, inverse, residual = _correction(p, n)
+        f = f + shift
+        largest = np.abs(shift).max()
+        if largest <= TOLERANCE or (largest <= 1 and residual <= TOLERANCE * n.sum()):
             break
-        shift = _correction(p, n)
-        f = f + shift - shift[0]
-        if np.abs(shift).max() <= TOLERANCE:
-            break
-    return f, residual
+    p *= inverse
+    p *= (np.exp(shift) / n)[:, None]
+    return f, float(residual), p, top + np.log(total / inverse)
 
 
-def _correction(p: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """d with sum_n p_kn e^d_k / sum_j p_jn e^d_j = N_k; no exponential of the matrix."""
+def _correction(p: np.ndarray, n: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    """d with sum_n p_kn e^d_k / sum_j p_jn e^d_j = N_k; no exponential of the matrix.
+
+    One pass over the matrix is a fifth of a Hessian, which is therefore kept for as long as
+    its steps take nine tenths of the miss away. With d the inverse denominators, the miss.
+    """
     d = np.zeros(len(n))
 
     def look(d):
@@ -210,15 +277,20 @@ def _correction(p: np.ndarray, n: np.ndarray) -> np.ndarray:
         return counts, inverse, -np.log(inverse).sum() - n @ d, np.abs(counts - n).max()
 
     counts, inverse, height, miss = look(d)
-    for _ in range(50):
-        scale = np.exp(d)
-        scaled = p * inverse
-        hessian = np.diag(counts) - scale[:, None] * (scaled @ scaled.T) * scale
+    # the columns of p sum to one: at d = 0 the denominators are one
+    hessian, fresh = np.diag(counts) - p @ p.T, True
+    for _ in range(100):
+        if hessian is None:
+            scale, scaled = np.exp(d), p * inverse
+            hessian = np.diag(counts) - scale[:, None] * (scaled @ scaled.T) * scale
+            fresh = True
         newton = np.zeros_like(d)
         newton[1:] = np.linalg.lstsq(hessian[1:, 1:], (n - counts)[1:], rcond=1e-14)[0]
+        if miss <= TOLERANCE * n.sum() and np.abs(newton).max() <= TOLERANCE:
+            break
         newton = np.clip(newton, -20, 20)
         plain = np.log(n / np.maximum(counts, 1e-300))
-        for move in (newton, newton / 4, newton / 16, plain):
+        for move in (newton, newton / 4, newton / 16, plain) if fresh else (newton,):
             trial = d + move - move[0]
             seen = look(trial)
             # close to the minimum its height is all rounding, and the miss is not
@@ -226,11 +298,15 @@ def _correction(p: np.ndarray, n: np.ndarray) -> np.ndarray:
             if fall > rounding or (fall > -rounding and seen[3] < miss):
                 break
         else:
-            break
+            if fresh:
+                break
+            hessian = None
+            continue
+        hessian, fresh = (hessian, False) if seen[3] < miss / 10 else (None, False)
         d, (counts, inverse, height, miss) = trial, seen
-        if miss <= TOLERANCE * n.sum() or np.abs(d).max() > 200:
+        if np.abs(d).max() > 200:
             break
-    return d
+    return d, inverse, miss
 
 
 def _covariance(gram: np.ndarray, n: np.ndarray) -> np.ndarray:

@@ -33,8 +33,8 @@ from thermojax.ensembles import init_ensemble, run
 from thermojax.estimators.estimate import Estimate, explain
 from thermojax.estimators.mixture import t_factor
 from thermojax.io import load_checkpoint, save_checkpoint
-from thermojax.partition import log_partition
 from thermojax.priors import gaussian_prior
+from thermojax.routes import log_partition
 from thermojax.smc import SMC
 from thermojax.system import Point, System
 from thermojax.thermodynamics import curve
