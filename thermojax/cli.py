@@ -7,7 +7,6 @@ check failed, 2 the request was wrong (one line, nothing written), 130 interrupt
 import contextlib
 import dataclasses
 import datetime
-import importlib
 import io as text_io
 import os
 import re
@@ -248,7 +247,9 @@ def _report(folder: Path) -> Path:
 
         return write_llc_report(folder)
     if "claims" in summary:
-        return _theory(summary["experiment"]).rebuild(folder)
+        from thermojax.experiments.reproduction import theory, write_page
+
+        return write_page(folder, theory(summary["experiment"])[0].PAGE)
     from thermojax.report import write_report
 
     return write_report(folder)
@@ -279,27 +280,24 @@ def _opened(
 # Theories
 
 
-def _theory(name: str) -> Any:
-    return importlib.import_module(f"thermojax.experiments.{name}")
-
-
 def _reproduce(asked: Any, argv: list[str]) -> int:
+    from thermojax.experiments.reproduction import THEORIES, theory
     from thermojax.io import read_result
     from thermojax.runfolder import next_free
     from thermojax.terminal import print_claims, progress_bar
 
-    names = ("ppm", "temperature") if asked.theory == "all" else (asked.theory,)
+    names = tuple(THEORIES) if asked.theory == "all" else (asked.theory,)
     _use_all_cores()
     for name in names:
         if asked.out is None:
             out = next_free(Path("runs") / name)
         else:
             out = asked.out / name if asked.theory == "all" else asked.out
-        experiment = _theory(name)
+        experiment, config = theory(name)
         try:
             with progress_bar(f"reproduce {name}", asked.quiet) as show:
                 folder = experiment.reproduce(
-                    experiment.Config(draws=asked.draws, seed=asked.seed),
+                    config(draws=asked.draws, seed=asked.seed),
                     out,
                     overwrite=asked.overwrite,
                     progress=show,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from thermojax.estimators.mixture import t_factor
-from thermojax.plotting import BLUE, GREEN, GREY, INK, ORANGE, PINK, RED, SKY, _axes, _styled
+from thermojax.plotting import BLUE, GREEN, GREY, INK, ORANGE, PINK, RED, SKY, axes_grid, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,14 +68,14 @@ def _rates(axis: Axes, rate: np.ndarray) -> None:
     axis.set_xlabel("learning rate")
 
 
-@_styled
+@styled
 def learning(arrays: Mapping[str, Any]) -> Figure:
     """Ledger of learning against time, its cost and its efficiency against learning rate.
 
     Args:
         arrays: `a_*` of the experiments, draws along axis 0, runs along axis 1.
     """
-    figure, axes = _axes(2, 2)
+    figure, axes = axes_grid(2, 2)
     rate, batch, slow = (np.asarray(arrays[f"a_{k}"]) for k in ("rate", "batch", "slow"))
     full = batch == 0
     for axis, run in zip(axes, (np.flatnonzero(full & slow)[0], len(rate) - 1), strict=False):
@@ -124,14 +124,14 @@ def _ledger(axis: Axes, arrays: Mapping[str, Any], run: int) -> None:
     axis.legend(loc="upper left", ncols=2)
 
 
-@_styled
+@styled
 def memory(arrays: Mapping[str, Any]) -> Figure:
     """M-info, L-info, relevance and L^(k) against temperature, time and labels.
 
     Args:
         arrays: `b_*` of the experiments, draws along axis 0, temperatures along axis 1.
     """
-    figure, (both, ratio, grow, joint) = _axes(2, 2)
+    figure, (both, ratio, grow, joint) = axes_grid(2, 2)
     temperature = np.asarray(arrays["b_temperature"])
     memory, label_info = np.asarray(arrays["b_m_info"]), np.asarray(arrays["b_l_info"])
     _bars(both, temperature, memory[..., -1], BLUE, "M-info")
@@ -169,14 +169,14 @@ def memory(arrays: Mapping[str, Any]) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def fluctuation(arrays: Mapping[str, Any]) -> Figure:
     """Detailed and integral fluctuation theorem, and the capacity of the reservoir.
 
     Args:
         arrays: `d_*` and `c_*` of the experiments, draws along axis 0.
     """
-    figure, (line, mean, size, capacity) = _axes(2, 2)
+    figure, (line, mean, size, capacity) = axes_grid(2, 2)
     rate, slow = np.asarray(arrays["d_rate"]), np.asarray(arrays["d_slow"])
     first = np.flatnonzero(slow)[0]
     for draw in range(len(arrays["d_centres"])):
@@ -233,7 +233,7 @@ def figures(arrays: Mapping[str, Any]) -> dict[str, Figure]:
     }
 
 
-@_styled
+@styled
 def save_figures(arrays: Mapping[str, Any], folder: Path | str) -> dict[str, Path]:
     """Write every figure as PNG; each file takes its name only when it is complete.
 

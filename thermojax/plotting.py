@@ -18,7 +18,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["figures", "ladder", "prediction", "save_figures", "thermodynamics", "thermometers"]
+__all__ = [
+    "axes_grid",
+    "figures",
+    "ladder",
+    "prediction",
+    "save_figures",
+    "styled",
+    "thermodynamics",
+    "thermometers",
+]
 
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 PINK, SKY, INK, GREY = "#CC79A7", "#56B4E9", "#222222", "#8A8A8A"
@@ -54,21 +63,37 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def _styled(draw: Callable[..., Any]) -> Callable[..., Any]:
-    """Draw with our style and leave the user's alone."""
+def styled(draw: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorator: draw with our style and leave the user's alone.
+
+    Example:
+        >>> @styled
+        ... def dots():
+        ...     figure, (axis,) = axes_grid(1, 1)
+        ...     axis.plot([1, 2], "o", color=BLUE)
+        ...     return figure
+        >>> len(dots().get_axes())
+        1
+    """
 
     @functools.wraps(draw)
-    def styled(*args: Any, **kwargs: Any) -> Any:
+    def in_style(*args: Any, **kwargs: Any) -> Any:
         import matplotlib
 
         with matplotlib.rc_context(_STYLE):
             return draw(*args, **kwargs)
 
-    return styled
+    return in_style
 
 
-def _axes(rows: int, columns: int, height: float = 2.9) -> tuple[Figure, list[Axes]]:
-    """A figure that belongs to no window system and no global state."""
+def axes_grid(rows: int, columns: int, height: float = 2.9) -> tuple[Figure, list[Axes]]:
+    """A figure that belongs to no window system and no global state, and its axes, row by row.
+
+    Args:
+        rows: of axes.
+        columns: of axes.
+        height: of a row, inches; a column is 4.2 inches wide.
+    """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -127,7 +152,7 @@ def _band(
     axes.plot(x, y, mark + "-", color=color, label=label, markeredgecolor="white", mew=0.5)
 
 
-@_styled
+@styled
 def thermodynamics(arrays: Mapping[str, Any]) -> Figure:
     """Partition function, U, S and C against temperature, 2 x 2, distrusted points ringed.
 
@@ -141,7 +166,7 @@ def thermodynamics(arrays: Mapping[str, Any]) -> Figure:
         ("entropy", "Entropy relative to the prior", "$S$  (nats)"),
         ("heat_capacity", "Heat capacity", "$C$  (units of $k_B$)"),
     )
-    figure, axes = _axes(2, 2)
+    figure, axes = axes_grid(2, 2)
     temperature = _temperature(arrays["beta"])
     doubtful = np.asarray(arrays.get("flags", np.zeros(len(temperature)))) != 0
     for axis, (name, title, label) in zip(axes, panels, strict=True):
@@ -163,7 +188,7 @@ def thermodynamics(arrays: Mapping[str, Any]) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def prediction(arrays: Mapping[str, Any], n_classes: int = 0) -> Figure:
     """Accuracy (or error) and log-loss of the ensemble against temperature.
 
@@ -178,7 +203,7 @@ def prediction(arrays: Mapping[str, Any], n_classes: int = 0) -> Figure:
         "rmse": ("Root mean squared error", "error  (standard deviations of the target)", 1.0),
         "log_loss": ("Log-loss", "log-loss  (nats per example)", np.log(max(n_classes, 1))),
     }
-    figure, axes = _axes(1, 2, height=3.2)
+    figure, axes = axes_grid(1, 2, height=3.2)
     temperature = _temperature(arrays["predict_beta"])
     for axis, name in zip(axes, (score, "log_loss"), strict=True):
         title, label, guess = panels[name]
@@ -196,7 +221,7 @@ def prediction(arrays: Mapping[str, Any], n_classes: int = 0) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def thermometers(arrays: Mapping[str, Any], layers: Sequence[str]) -> Figure:
     """Measured over set temperature, layer by layer; 1 is right.
 
@@ -212,7 +237,7 @@ def thermometers(arrays: Mapping[str, Any], layers: Sequence[str]) -> Figure:
         "layer_virial": "Virial temperature",
     }
     names = [name for name in titles if name in arrays]
-    figure, axes = _axes(1, len(names), height=3.2)
+    figure, axes = axes_grid(1, len(names), height=3.2)
     beta = np.asarray(arrays["thermo_beta"], float)
     temperature = _temperature(beta)
     for axis, name in zip(axes, names, strict=True):
@@ -244,7 +269,7 @@ def thermometers(arrays: Mapping[str, Any], layers: Sequence[str]) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def ladder(arrays: Mapping[str, Any]) -> Figure:
     """How each run climbed: beta, acceptance, log Z so far, and where the runs ended.
 
@@ -253,7 +278,7 @@ def ladder(arrays: Mapping[str, Any]) -> Figure:
             up with NaN; `runs_log_z`[R]; `log_z` and `log_z_stderr`, of which the last is
             drawn as the pooled answer.
     """
-    figure, (top, accept, running, final) = _axes(2, 2)
+    figure, (top, accept, running, final) = axes_grid(2, 2)
     for run, beta in enumerate(np.asarray(arrays["ladder_beta"], float)):
         color = _CYCLE[run % len(_CYCLE)]
         rungs = np.arange(len(beta))
@@ -301,7 +326,7 @@ def _runs(axes: Axes, arrays: Mapping[str, Any]) -> None:
     axes.legend(loc="lower right")
 
 
-@_styled
+@styled
 def figures(result: Any) -> dict[str, Figure]:
     """Every figure that the arrays of a result allow, by file name without ending.
 
@@ -321,7 +346,7 @@ def figures(result: Any) -> dict[str, Figure]:
     return made
 
 
-@_styled
+@styled
 def save_figures(result: Any, folder: Path | str) -> dict[str, Path]:
     """Write every figure of a result as PNG into a folder.
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from thermojax.experiments.ppm import PPMConfig, figures, reproduce, run, summary
-from thermojax.experiments.ppm_claims import claims, over_draws
-from thermojax.experiments.ppm_identities import identity
+from thermojax.experiments.ppm_claims import claims
 from thermojax.experiments.ppm_learning import LearningConfig, learn_digits
 from thermojax.experiments.ppm_memory import MemoryConfig, memory_digits
 from thermojax.experiments.ppm_works import fluctuation, reservoir_deviation, work_dissipated
@@ -162,14 +161,6 @@ def test_draws_of_the_data_do_not_leak():
     features = memory_digits(SMALL.memory, 0)
     assert features.data[0].shape == (24, 32, 6)
     assert np.all(np.asarray(features.inputs)[:, -1] == 1)
-
-
-def test_over_draws_and_identity():
-    mean, error = over_draws([[1.0, 2.0]])
-    assert mean.tolist() == [1.0, 2.0]
-    assert np.all(np.isinf(error))
-    assert identity("x", [1e-7], 10.0, 1e-7)["closes"]
-    assert not identity("x", [1e-6], 0.1, 1e-7)["closes"]
 
 
 @pytest.mark.parametrize(

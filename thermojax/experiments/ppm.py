@@ -23,15 +23,39 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from thermojax.experiments.ppm_claims import claims, over_draws
-from thermojax.experiments.ppm_identities import identities, identity
+from thermojax.experiments.ppm_claims import claims
+from thermojax.experiments.ppm_identities import identities
 from thermojax.experiments.ppm_learning import LearningConfig, run_learning
 from thermojax.experiments.ppm_memory import MemoryConfig, run_memory
-from thermojax.experiments.ppm_page import write_page
-from thermojax.io import write_result
-from thermojax.runfolder import prepare
+from thermojax.experiments.reproduction import (
+    Page,
+    identity,
+    over_draws,
+    reproduce_into,
+    verdicts,
+)
+from thermojax.pictures_ppm import CAPTIONS, save_figures
 
-__all__ = ["PPMConfig", "PPMResult", "figures", "reproduce", "run", "summary"]
+__all__ = [
+    "PAGE",
+    "PPMConfig",
+    "PPMResult",
+    "figures",
+    "measure",
+    "reproduce",
+    "run",
+    "summary",
+]
+
+PAGE = Page(
+    command="ppm",
+    title="What learning costs",
+    lead="Stochastic thermodynamics of learning parametric probabilistic models, after Parsi "
+    "2024, on handwritten digits",
+    captions=CAPTIONS,
+    draw=save_figures,
+)
+"""The page of a run folder: `write_page(folder, PAGE)` rebuilds it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,14 +109,7 @@ def run(
     """
     say = progress or (lambda fraction, note: None)
     began = time.monotonic()
-    draws = []
-    for i in range(config.draws):
-        part = functools.partial(_within, say, config.draws, i)
-        learned = run_learning(config.learning, config.seed + i, functools.partial(part, 0))
-        kept = run_memory(config.memory, config.seed + i, functools.partial(part, 1))
-        draws.append(learned | kept)
-    arrays = {name: np.stack([draw[name] for draw in draws]) for name in draws[0]}
-    arrays |= _axes(config) | {"c_size": draws[0]["c_size"]}
+    arrays = measure(config, progress=say)
     say(0.95, "identities")
     table = [*_network_identities(arrays), *identities(config.seed)]
     say(1.0, "done")
@@ -104,6 +121,29 @@ def run(
         "seconds": time.monotonic() - began,
     }
     return PPMResult(arrays, facts, {"reading": _READING})
+
+
+def measure(
+    config: PPMConfig, *, progress: Callable[[float, str], None] | None = None
+) -> dict[str, np.ndarray]:
+    """Experiments A to D without the table of identities: what `claims` judges.
+
+    Args:
+        config: settings.
+        progress: see `run`.
+
+    Returns:
+        `arrays` of a `PPMResult`.
+    """
+    say = progress or (lambda fraction, note: None)
+    draws = []
+    for i in range(config.draws):
+        part = functools.partial(_within, say, config.draws, i)
+        learned = run_learning(config.learning, config.seed + i, functools.partial(part, 0))
+        kept = run_memory(config.memory, config.seed + i, functools.partial(part, 1))
+        draws.append(learned | kept)
+    arrays = {name: np.stack([draw[name] for draw in draws]) for name in draws[0]}
+    return arrays | _axes(config) | {"c_size": draws[0]["c_size"]}
 
 
 def _within(say, draws: int, draw: int, half: int, fraction: float, note: str) -> None:
@@ -157,10 +197,9 @@ def summary(result: Any) -> dict[str, Any]:
         draws with standard errors).
     """
     rows = claims(result.arrays)
-    count = {v: sum(r["verdict"] == v for r in rows) for v in ("holds", "fails", "open")}
     return {
         **result.summary,
-        "verdicts": count,
+        "verdicts": verdicts(rows),
         "claims": rows,
         "numbers": _numbers(result.arrays),
     }
@@ -210,8 +249,6 @@ def _numbers(arrays: dict[str, np.ndarray]) -> dict[str, list[dict[str, Any]]]:
 
 def figures(result: Any, folder: Path | str) -> dict[str, Path]:
     """Write every figure as PNG into a folder; name -> path."""
-    from thermojax.pictures_ppm import save_figures
-
     return save_figures(result.arrays, folder)
 
 
@@ -240,16 +277,12 @@ def reproduce(
     Raises:
         FileExistsError: the folder holds something.
     """
-    place = prepare(folder, overwrite)
-    partial = place.open(config, **more).parent
-    try:
+
+    def make() -> PPMResult:
         result = run(config, progress=progress)
-        write_result(partial, result._replace(summary=summary(result)))
-        write_page(partial)
-    except BaseException:
-        place.discard()
-        raise
-    return place.finish()
+        return result._replace(summary=summary(result))
+
+    return reproduce_into(folder, config, make, PAGE, overwrite=overwrite, **more)
 
 
 _READING = (

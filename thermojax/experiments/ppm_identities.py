@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from thermojax.experiments.reproduction import identity
 from thermojax.theories.ppm.finite import FiniteLearner, heat_bath_kernel, joint_marginals
 from thermojax.theories.ppm.gaussian import langevin_learner
 from thermojax.theories.ppm.gaussian_ledger import gaussian_ledger
@@ -26,23 +27,9 @@ from thermojax.theories.ppm.sampled import EnsembleLedger, categorical_ledger, s
 from thermojax.theories.ppm.training import Hyperparameters, Trained, learner, train
 from thermojax.typing import Array, Key
 
-__all__ = ["identities", "identity"]
+__all__ = ["identities"]
 
 _EXACT, _SINGLE = 1e-10, 1e-5
-
-
-def identity(name: str, residual: Any, scale: Any, tolerance: float, **more: Any) -> dict:
-    """One row of the table: a residual relative to max(1, scale), and whether it is small."""
-    relative = float(np.max(np.abs(np.asarray(residual, float)))) / max(
-        1.0, float(np.max(np.abs(np.asarray(scale, float))))
-    )
-    return {
-        "name": name,
-        "residual": relative,
-        "tolerance": tolerance,
-        "closes": bool(relative < tolerance),
-        **more,
-    }
 
 
 def identities(seed: int = 0) -> list[dict]:
@@ -116,14 +103,11 @@ def _row(name: str, led: EnsembleLedger) -> dict:
     entropy, lower = wide(led.entropy_x), wide(led.info_lower)
     paid = entropy[0] - entropy[1:] + lower[1:] - lower[0]
     residual = heat - paid - np.cumsum(wide(led.ep_conditional))
-    return identity(
-        name,
-        residual,
-        heat,
-        _SINGLE,
-        info=[float(led.info_lower[-1]), float(led.info_upper[-1])],
-        ep_conditional=float(np.sum(wide(led.ep_conditional))),
-    )
+    return {
+        **identity(name, residual, max(1.0, float(np.max(np.abs(heat)))), _SINGLE),
+        "info": [float(led.info_lower[-1]), float(led.info_upper[-1])],
+        "ep_conditional": float(np.sum(wide(led.ep_conditional))),
+    }
 
 
 def _trained(model: Any, hyper: Hyperparameters, data: Any, key: Key, n_steps: int) -> Trained:

@@ -54,7 +54,7 @@ def check_data(
             f"num_classes={num_classes}: softmax_ce needs it, the other losses do not take it"
         )
     if is_concrete(y):
-        labels = np.unique(np.asarray(y))
+        labels = np.unique(np.asarray(y, np.float64))
         if loss == "bce" and not np.all(np.isin(labels, (0, 1))):
             raise ValueError(f"bce needs labels 0 and 1, got {labels[:5]}: encode them so")
         if num_classes is not None and (
