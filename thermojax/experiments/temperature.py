@@ -1,0 +1,312 @@
+"""The temperature of learning systems on real data: experiments A to D.
+
+    A  temperature against the scale of the data      diabetes, linear models
+    B  heat and temperature of every layer            digits, networks of several depths
+    C  activations as heat engines                    digits, 3 x 256 networks
+    D  an ensemble that has a temperature             diabetes, MALA
+
+each on several draws of data and networks, over which the error bars are taken. The
+definitions are ours, following the programme of Zhang (2024, arXiv 2404.13218), of which
+only the abstract was seen.
+
+Source: specification of the theory, section 9.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from thermojax.experiments.reproduction import Page, over_draws, reproduce_into, verdicts
+from thermojax.experiments.temperature_claims import (
+    claims,
+    layer_identities,
+    layer_temperatures,
+)
+from thermojax.experiments.temperature_engines import (
+    EnginesConfig,
+    engine_curves,
+    run_engines,
+)
+from thermojax.experiments.temperature_gibbs import GibbsConfig, run_gibbs
+from thermojax.experiments.temperature_layers import LayersConfig, run_layers
+from thermojax.experiments.temperature_linear import (
+    LOSSES,
+    LinearConfig,
+    linear_identities,
+    run_linear,
+    run_linear_draw,
+)
+from thermojax.pictures_temperature import CAPTIONS, save_figures
+
+__all__ = [
+    "PAGE",
+    "TemperatureConfig",
+    "TemperatureResult",
+    "figures",
+    "reproduce",
+    "run",
+    "summary",
+]
+
+PAGE = Page(
+    command="temperature",
+    title="The temperature of learning",
+    lead="Transitions, layers and heat engines after Zhang 2024, on diabetes and digits",
+    captions=CAPTIONS,
+    draw=save_figures,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TemperatureConfig:
+    """Experiments on the temperature of learning systems.
+
+    Attributes:
+        draws: independent draws of data and networks; error bars are over them.
+        seed: of the first draw.
+        linear: settings of experiment A.
+        layers: settings of experiment B.
+        engines: settings of experiment C.
+        gibbs: settings of experiment D.
+    """
+
+    draws: int = 3
+    seed: int = 0
+    linear: LinearConfig = dataclasses.field(default_factory=LinearConfig)
+    layers: LayersConfig = dataclasses.field(default_factory=LayersConfig)
+    engines: EnginesConfig = dataclasses.field(default_factory=EnginesConfig)
+    gibbs: GibbsConfig = dataclasses.field(default_factory=GibbsConfig)
+
+    def __post_init__(self):
+        if self.draws < 1 or self.seed < 0:
+            raise ValueError(
+                f"draws={self.draws} must be at least 1 and seed={self.seed} not negative"
+            )
+
+
+class TemperatureResult(NamedTuple):
+    """What the experiments found.
+
+    Attributes:
+        arrays: name -> array; `a_`, `b_`, `c_`, `d_`, what is drawn with draws along axis 0.
+        summary: plain numbers: settings, time, and the table of identities.
+        texts: sentences for people.
+    """
+
+    arrays: dict[str, np.ndarray]
+    summary: dict[str, Any]
+    texts: dict[str, str]
+
+
+def run(
+    config: TemperatureConfig, *, progress: Callable[[float, str], None] | None = None
+) -> TemperatureResult:
+    """Run all experiments.
+
+    Args:
+        config: settings.
+        progress: called with the fraction done and a note.
+
+    Returns:
+        A `TemperatureResult`; see `summary` for the verdicts.
+    """
+    say = progress or (lambda fraction, note: None)
+    began = time.monotonic()
+    say(0.0, "linear models")
+    fixed = run_linear(config.linear)
+    draws = [_draw(config, i, functools.partial(_within, say, i)) for i in range(config.draws)]
+    arrays = {name: np.stack([draw[name] for draw in draws]) for name in draws[0]}
+    say(0.95, "engine classes and identities")
+    arrays |= fixed | engine_curves(config.engines) | _axes(config)
+    facts = {
+        "experiment": "temperature",
+        "data": "diabetes and digits",
+        "draws": config.draws,
+        "identities": [*linear_identities(arrays), *layer_identities(arrays)],
+        "seconds": time.monotonic() - began,
+    }
+    say(1.0, "done")
+    return TemperatureResult(arrays, facts, {"reading": _READING})
+
+
+def _draw(
+    config: TemperatureConfig, index: int, say: Callable[[int, float, str], None]
+) -> dict[str, np.ndarray]:
+    """Everything that is drawn, once."""
+    seed, count = config.seed + index, config.draws
+    part = functools.partial(say, count)
+    part(0.0, "linear ensembles")
+    found = run_linear_draw(config.linear, jax.random.key(seed))
+    found |= run_layers(config.layers, seed, lambda at, note: part(0.1 + 0.6 * at, note))
+    part(0.75, "heat engines")
+    found |= run_engines(config.engines, seed)
+    part(0.9, "canonical ensemble")
+    return found | run_gibbs(config.gibbs, seed)
+
+
+def _within(say: Callable, draw: int, draws: int, fraction: float, note: str) -> None:
+    """Progress of one draw in terms of the whole; the first one has to compile."""
+    first = 0.75 if draws > 1 else 0.85
+    low = 0.1 if draw == 0 else 0.1 + first + (0.85 - first) * (draw - 1) / (draws - 1)
+    length = first if draw == 0 else (0.85 - first) / (draws - 1)
+    say(low + length * fraction, f"draw {draw + 1}: {note}")
+
+
+def _axes(config: TemperatureConfig) -> dict[str, np.ndarray]:
+    """What the axes of the arrays mean."""
+    layers, most = config.layers, max(config.layers.depths) + 1
+    sizes = np.zeros((len(layers.networks), most))
+    for i, (_, depth) in enumerate(layers.networks):
+        units = np.array(layers.sizes(depth))
+        sizes[i, : depth + 1] = units[:-1] * units[1:]
+    return {
+        "b_activation": np.array([name for name, _ in layers.networks]),
+        "b_depth": np.array([depth for _, depth in layers.networks]),
+        "b_sizes": sizes,
+        "b_step": np.arange(0, layers.steps + 1, layers.window),
+        "b_long_step": np.linspace(0, layers.long_steps, 9),
+        "d_temperature": np.array(config.gibbs.temperature),
+    }
+
+
+def summary(result: Any) -> dict[str, Any]:
+    """Facts, claims with their verdicts, identities with their residuals, and numbers.
+
+    Args:
+        result: with `arrays` and `summary`: of `run`, or read back from a run folder.
+
+    Returns:
+        `result.summary` with `claims` (rows of statement, mark, criterion, measured,
+        verdict), `verdicts` (how many hold, fail and are open) and `numbers` (means over
+        draws with standard errors).
+    """
+    rows = claims(result.arrays)
+    return {
+        **result.summary,
+        "verdicts": verdicts(rows),
+        "claims": rows,
+        "numbers": _numbers(result.arrays),
+    }
+
+
+def _record(values: np.ndarray) -> dict[str, float]:
+    mean, error = over_draws(values)
+    return {"value": float(mean), "stderr": float(error)}
+
+
+def _numbers(arrays: dict[str, np.ndarray]) -> dict[str, list[dict[str, Any]]]:
+    """One record per scale, layer, activation and block of experiments A to D."""
+    each, whole = layer_temperatures(arrays)
+    heat, made = arrays["b_heat"].sum(2), arrays["b_made"].sum(2)
+    layers = [
+        {
+            "network": f"{name} {depth}",
+            "layer": k + 1,
+            "heat": _record(heat[:, i, k]),
+            "entropy": _record(made[:, i, k]),
+            "temperature": _record(each[:, i, k]),
+            "whole": _record(whole[:, i]),
+            "flow_before": _record(arrays["b_start_flow"][:, i, k]),
+            "flow_after": _record(arrays["b_flow"][:, i, -1, k]),
+        }
+        for i, (name, depth) in enumerate(
+            zip(arrays["b_activation"].tolist(), arrays["b_depth"].tolist(), strict=True)
+        )
+        for k in range(depth + 1)
+    ]
+    names, classes = arrays["c_activation"].tolist(), arrays["c_class"].tolist()
+    measured = arrays["c_measured"][..., 0].mean(2)
+    engines = []
+    for i, name in enumerate(names[:-1]):
+        row: dict[str, Any] = {"activation": name, "class": classes[i]}
+        for k in range(measured.shape[-1]):
+            row[f"layer_{k + 1}"] = _record(measured[:, i, k])
+            row[f"mean_field_{k + 1}"] = f"{arrays['c_predicted'][:, i, k, 0].mean():.4f}"
+        engines.append(row)
+    blocks = ["whole", *(f"layer {k + 1}" for k in range(arrays["d_gibbs"].shape[-1] - 1))]
+    canonical = [
+        {
+            "block": block,
+            **{
+                f"{state}_{kind}": _record(arrays[f"d_{state}"][:, j, k])
+                for state in ("gibbs", "initial")
+                for j, kind in enumerate(("flow", "virial"))
+            },
+        }
+        for k, block in enumerate(blocks)
+    ]
+    return {"linear": _linear_numbers(arrays), "layers": layers} | {
+        "engines": engines,
+        "canonical": canonical,
+    }
+
+
+def _linear_numbers(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    return [
+        {
+            "loss": loss,
+            "scale": f"{scale:g}",
+            "energy_released": f"{arrays['a_energy'][i, k]:.4g}",
+            "entropy_released": f"{arrays['a_entropy'][i, k]:.4g}",
+            "temperature": f"{arrays['a_temperature'][i, k]:.4g}",
+            "virial": _record(arrays["a_virial"][:, i, k]),
+            "flow": _record(arrays["a_flow"][:, i, k]),
+        }
+        for i, loss in enumerate(LOSSES)
+        for k, scale in enumerate(arrays["a_scale"])
+    ]
+
+
+def figures(result: Any, folder: Path | str) -> dict[str, Path]:
+    """Write every figure as PNG into a folder; name -> path."""
+    return save_figures(result.arrays, folder)
+
+
+def reproduce(
+    config: TemperatureConfig,
+    folder: Path | str,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[float, str], None] | None = None,
+    **more: Any,
+) -> Path:
+    """Run, and leave config.json, result.npz, summary.json, figures and report.html.
+
+    The folder is complete or absent: the run works in a sibling that is renamed at the end.
+
+    Args:
+        config: settings.
+        folder: does not exist, or is empty.
+        overwrite: replace an earlier run.
+        progress: see `run`.
+        more: written to config.json, such as the command line.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: the folder holds something.
+    """
+
+    def make() -> TemperatureResult:
+        result = run(config, progress=progress)
+        return result._replace(summary=summary(result))
+
+    return reproduce_into(folder, config, make, PAGE, overwrite=overwrite, **more)
+
+
+_READING = (
+    "Of the paper only the abstract was seen: transition temperature Delta E / Delta S, heat "
+    "and entropy by layer, work efficiency and the rule for two classes of engines are our "
+    "definitions, following its programme. Energies are means over the data, entropies in "
+    "nats; the resolution of weights in experiment A is a choice on which T depends "
+    "logarithmically."
+)
