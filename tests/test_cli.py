@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
 import subprocess
 import sys
+import types
 
+import numpy as np
 import pytest
 import stand_in
 
@@ -282,3 +285,67 @@ def test_all_cores_unless_chosen(chosen):
     )
     devices, cores = map(int, done.stdout.split())
     assert devices == (3 if chosen else cores)
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """Both theories stand for a made-up result."""
+    from thermojax.experiments import reproduction
+
+    def reproduce(config, folder, *, overwrite, progress, **more):
+        rows = [
+            reproduction.claim("[ours]", "Heat pays", "above 0", "1.0 nats", [True]),
+            reproduction.claim("[ours]", "Work is free", "never", "2.0 nats", [False]),
+        ]
+        facts = {
+            "experiment": "ppm",
+            "draws": config.draws,
+            "seconds": 1.0,
+            "claims": rows,
+            "verdicts": reproduction.verdicts(rows),
+            "identities": [reproduction.identity("first law", 1.0, 1.0, 1e-3)],
+            "numbers": {},
+        }
+        progress(0.5, "half")
+        result = types.SimpleNamespace(arrays={"x": np.zeros(2)}, summary=facts, texts={})
+        return reproduction.reproduce_into(
+            folder, config, lambda: result, layout, overwrite=overwrite, **more
+        )
+
+    layout = reproduction.Page("toy", "A toy", "Nothing", {}, lambda arrays, folder: {})
+    module = types.SimpleNamespace(reproduce=reproduce, PAGE=layout)
+    config = dataclasses.make_dataclass("Config", [("draws", int), ("seed", int)], frozen=True)
+    monkeypatch.setattr(reproduction, "theory", lambda name: (module, config))
+    return module
+
+
+def test_reproduce_runs_theories_and_reports_them(run, toy, tmp_path):
+    code, out, err = run("reproduce", "all", "--draws", 2, "--out", "both")
+    assert (code, err) == (0, "")
+    assert out.count("Heat pays") == 2
+    assert "0 of 1 identities close" in out
+    for name in ("ppm", "temperature"):
+        config = json.loads((tmp_path / "both" / name / "config.json").read_text())
+        assert config["settings"] == {"draws": 2, "seed": 0}
+        assert "Work is free" in (tmp_path / "both" / name / "report.html").read_text()
+    (tmp_path / "both/ppm/report.html").unlink()
+    assert run("report", "both/ppm")[0] == 0
+    assert (tmp_path / "both/ppm/report.html").exists()
+    assert run("reproduce", "ppm", "--quiet") == (0, "", "")
+    assert (tmp_path / "runs/ppm-001/summary.json").exists()
+
+
+def test_reproduce_refuses_and_stops_in_one_line(run, toy, tmp_path):
+    (tmp_path / "there/temperature").mkdir(parents=True)
+    (tmp_path / "there/temperature/file").touch()
+    refused(run, "reproduce", "all", "--out", "there", parts=("temperature", "--overwrite"))
+    refused(run, "reproduce", "alchemy", parts=("alchemy",))
+
+    def stopped(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    toy.reproduce = stopped
+    code, out, err = run("reproduce", "ppm", "--out", "new")
+    assert (code, out) == (130, "")
+    assert "nothing was written" in err
+    assert not (tmp_path / "new").exists()

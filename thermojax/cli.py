@@ -280,32 +280,40 @@ def _opened(
 # Theories
 
 
+def _place(asked: Any, name: str) -> Path:
+    """Where the result of one theory goes."""
+    from thermojax.runfolder import next_free
+
+    if asked.out is None:
+        return next_free(Path("runs") / name)
+    return asked.out / name if asked.theory == "all" else asked.out
+
+
 def _reproduce(asked: Any, argv: list[str]) -> int:
     from thermojax.experiments.reproduction import THEORIES, theory
     from thermojax.io import read_result
-    from thermojax.runfolder import next_free
+    from thermojax.runfolder import prepare
     from thermojax.terminal import print_claims, progress_bar
 
     names = tuple(THEORIES) if asked.theory == "all" else (asked.theory,)
+    places = {name: _place(asked, name) for name in names}
+    for place in places.values():  # before the first of them takes its minutes
+        prepare(place, asked.overwrite)
     _use_all_cores()
-    for name in names:
-        if asked.out is None:
-            out = next_free(Path("runs") / name)
-        else:
-            out = asked.out / name if asked.theory == "all" else asked.out
+    for name, place in places.items():
         experiment, config = theory(name)
         try:
             with progress_bar(f"reproduce {name}", asked.quiet) as show:
                 folder = experiment.reproduce(
                     config(draws=asked.draws, seed=asked.seed),
-                    out,
+                    place,
                     overwrite=asked.overwrite,
                     progress=show,
                     command="reproduce",
                     command_line=shlex.join(["thermojax", *argv]),
                 )
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f": nothing was written in {out}") from None
+            raise KeyboardInterrupt(f": nothing was written in {place}") from None
         if not asked.quiet:
             print_claims(read_result(folder).summary, folder)
     return 0
