@@ -192,6 +192,18 @@ def test_planted_bugs_are_seen():
     caught(2 * values[3], solved.heat_capacity(0.5), 2 * errors[3], STATED)
 
 
+def test_one_ulp_in_the_data_moves_no_result():
+    x = np.asarray(_X4, np.float32)
+    found, data = [], []
+    for table in (x, np.nextafter(x, np.float32(np.inf))):
+        solved = exact.linear_regression(table, (1.0, -0.5, 0.3, 0.2), 0.5, (1.0, 2.0))
+        data.append(jax.tree.map(np.asarray, jax.tree.leaves(solved.system.data)))
+        found.append(columns(curve_at(solved, 1.0)[1]))
+    assert any(np.any(a != b) for a, b in zip(*data, strict=True))
+    (before, errors), (after, _) = found
+    check(after, before, errors, STATED)
+
+
 def test_evidence_of_the_diabetes_regression():
     est = curve_at_row("T12")[0].require_trusted()
     normaliser = 0.5 * 442 * np.log(2 * np.pi * 0.7**2)
