@@ -206,9 +206,9 @@ def test_script_runs_theories_into_folders_of_their_names(tmp_path, monkeypatch,
         progress(1.0, "done")
         return reproduce_into(folder, config, result, LAYOUT, overwrite=overwrite, **more)
 
-    module.reproduce, module.Config = run, Config
-    monkeypatch.setitem(sys.modules, "toy_theory", module)
-    monkeypatch.setattr(reproduce, "THEORIES", {"toy": ("toy_theory", "Config")})
+    module.reproduce = run
+    monkeypatch.setattr(reproduce, "THEORIES", {"toy": "Config"})
+    monkeypatch.setattr(reproduce, "theory", lambda name: (module, Config))
     reproduce.main(["--out", str(tmp_path)])
     shown = capsys.readouterr()
     assert shown.out == claims_table([result().summary]) + "\n"
