@@ -106,12 +106,56 @@ def test_normal_ensembles_that_are_not_canonical_disagree(x64):
     flow = flow_temperature(absolute, ensemble, curvature="score", score=score)
     virial = virial_temperature(absolute, ensemble)
     np.testing.assert_allclose(flow.total / virial.total, np.pi / 2, rtol=1e-3)
-    expected = {0.5: (1.1182453490, 0.0590111056), 2.0: (2.3019346337, 0.6057055096)}
+    expected = {
+        0.5: (1.1182453490, 0.0590111056),
+        2.0: (2.3019346337, 0.6057055096),
+        10.0: (11.7357514605, 3.9259560109),
+    }
     for s, (hot, scale) in expected.items():
         flow = flow_temperature(jax.nn.softplus, s * ensemble, curvature="dense")
         np.testing.assert_allclose(flow.total, hot, rtol=2e-3)
         virial = virial_temperature(jax.nn.softplus, s * ensemble)
         np.testing.assert_allclose(virial.total, scale, rtol=2e-3)
+
+
+def test_rotations_change_nothing_and_scales_leave_the_virial(x64):
+    rng = np.random.default_rng(6)
+    turn = jnp.asarray(np.linalg.qr(rng.normal(size=(3, 3)))[0])
+    center = jnp.asarray(rng.normal(size=3))
+    ensemble = jnp.asarray(rng.normal(size=(40, 3)))
+    potential = lambda x: jnp.sum(jnp.cosh(x)) + x[0] * x[1]
+    turned = lambda y: potential(turn.T @ y)
+    pairs = (
+        (
+            flow_temperature(potential, ensemble, curvature="dense"),
+            flow_temperature(turned, ensemble @ turn.T, curvature="dense"),
+        ),
+        (
+            virial_temperature(potential, ensemble, center=center),
+            virial_temperature(turned, ensemble @ turn.T, center=turn @ center),
+        ),
+        (
+            virial_temperature(potential, ensemble),
+            virial_temperature(lambda y: potential(y / 3), 3 * ensemble),
+        ),
+    )
+    for before, after in pairs:
+        np.testing.assert_allclose(after.total, before.total, rtol=1e-12)
+
+
+def test_flow_temperature_is_the_slope_of_energy_in_entropy(x64):
+    """A Gaussian pushed by gradient flow of a quadratic: T_flow = dE/dS, and it cools."""
+    bend = jnp.array([2.0, 0.3])
+    start = jnp.asarray(np.random.default_rng(7).normal(size=(50, 2)) + 1.0)
+    potential = lambda x: 0.5 * jnp.sum(bend * x**2)
+    read = []
+    at = lambda time: start * jnp.exp(-bend * time)
+    for t in (0.0, 0.5, 1.5):
+        energy = jax.grad(lambda time: jnp.mean(jax.vmap(potential)(at(time))))(t)
+        entropy = -jnp.sum(bend)  # d/dt of the log-volume
+        read.append(float(flow_temperature(potential, at(t), curvature="dense").total))
+        np.testing.assert_allclose(read[-1], energy / entropy, rtol=1e-10)
+    assert read[0] > read[1] > read[2]
 
 
 def test_kinks_are_flagged_and_read_rightly(x64):
@@ -147,12 +191,11 @@ def test_relu_network_by_score(x64):
     potential = lambda theta: loss(outputs(theta))
     ensemble = {
         "in": jnp.asarray(rng.normal(size=(6000, 2, 3))),
-        "out": jnp.asarray(rng.normal(size=(6000, 3))),
+        "out": jnp.asarray(rng.normal(size=(6000, 3)) + 1),  # else kinks cancel on average
     }
     options = {"key": KEY, "probes": 2}
-    score = flow_temperature(
-        potential, ensemble, curvature="score", score=lambda t: jax.tree.map(jnp.negative, t)
-    )
+    log_slope = lambda t: {"in": -t["in"], "out": 1 - t["out"]}
+    score = flow_temperature(potential, ensemble, curvature="score", score=log_slope)
     smooth = flow_temperature(potential, ensemble, curvature="smoothed", **options)
     gap = abs(score.total - smooth.total)
     assert gap < 4 * np.hypot(score.stderr, smooth.stderr) + 0.01 * score.total
