@@ -54,10 +54,12 @@ def _parts(
     if set(init) - {"w", "b"} or init.get("w") is None:
         raise ValueError(f"init={sorted(init)} must be {{'w': density, 'b': density or None}}")
     tail = () if num_classes is None else (num_classes,)
-    parts = [(x, init["w"], (x.shape[1], *tail))]
-    if init.get("b") is not None:
-        parts.append((jnp.ones_like(x[:, :1]), init["b"], (1, *tail)))
-    return parts  # ty: ignore[invalid-return-type]
+    weights, bias = init["w"], init.get("b")
+    assert weights is not None
+    parts: list[tuple[Array, Density, tuple[int, ...]]] = [(x, weights, (x.shape[1], *tail))]
+    if bias is not None:
+        parts.append((jnp.ones_like(x[:, :1]), bias, (1, *tail)))
+    return parts
 
 
 def _fields(density: Density, shape: tuple[int, ...], *values: Any) -> list[Array]:
