@@ -26,9 +26,9 @@ def reproduce(names: Sequence[str], out: Path, overwrite: bool = False) -> list[
     """Run theories with their default settings; the folders of their results."""
     folders = []
     for name in names:
-        experiment, config = theory(name)
+        experiment = theory(name)
         folder = experiment.reproduce(
-            config(),
+            experiment.settings(),
             out / name,
             overwrite=overwrite,
             progress=lambda fraction, note, n=name: print(
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"give theories of {', '.join(THEORIES)}, or --read FOLDERS, not both")
     try:
         text = table(
-            args.read or reproduce(args.theories or [*THEORIES], args.out, args.overwrite)
+            args.read or reproduce(args.theories or THEORIES, args.out, args.overwrite)
         )
         print(place(text, args.write) if args.write else text)
     except (ValueError, FileNotFoundError, FileExistsError) as error:

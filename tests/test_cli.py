@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import types
 
 import numpy as np
 import pytest
@@ -289,42 +288,41 @@ def test_all_cores_unless_chosen(chosen):
 
 @pytest.fixture
 def toy(monkeypatch):
-    """Both theories stand for a made-up result."""
+    """Every theory stands for a made-up result."""
     from thermojax.experiments import reproduction
 
-    def reproduce(config, folder, *, overwrite, progress, **more):
-        rows = [
-            reproduction.claim("[ours]", "Heat pays", "above 0", "1.0 nats", [True]),
-            reproduction.claim("[ours]", "Work is free", "never", "2.0 nats", [False]),
-        ]
+    rows = [
+        reproduction.claim("[ours]", "Heat pays", "above 0", "1.0 nats", [True]),
+        reproduction.claim("[ours]", "Work is free", "never", "2.0 nats", [False]),
+    ]
+
+    def experiments(config, *, progress):
+        progress(0.5, "half")
         facts = {
             "experiment": "ppm",
             "draws": config.draws,
             "seconds": 1.0,
-            "claims": rows,
-            "verdicts": reproduction.verdicts(rows),
             "identities": [reproduction.identity("first law", 1.0, 1.0, 1e-3)],
-            "numbers": {},
         }
-        progress(0.5, "half")
-        result = types.SimpleNamespace(arrays={"x": np.zeros(2)}, summary=facts, texts={})
-        return reproduction.reproduce_into(
-            folder, config, lambda: result, layout, overwrite=overwrite, **more
-        )
+        return reproduction.Result({"x": np.zeros(2)}, facts, {})
 
     layout = reproduction.Page("toy", "A toy", "Nothing", {}, lambda arrays, folder: {})
-    module = types.SimpleNamespace(reproduce=reproduce, PAGE=layout)
     config = dataclasses.make_dataclass("Config", [("draws", int), ("seed", int)], frozen=True)
-    monkeypatch.setattr(reproduction, "theory", lambda name: (module, config))
-    return module
+    made = reproduction.Theory(config, experiments, lambda a: rows, lambda a: {}, layout)
+    monkeypatch.setattr(reproduction, "theory", lambda name: made)
+    return lambda run: monkeypatch.setattr(
+        reproduction, "theory", lambda name: dataclasses.replace(made, run=run)
+    )
 
 
 def test_reproduce_runs_theories_and_reports_them(run, toy, tmp_path):
+    from thermojax.experiments import reproduction
+
     code, out, err = run("reproduce", "all", "--draws", 2, "--out", "both")
     assert (code, err) == (0, "")
-    assert out.count("Heat pays") == 2
+    assert out.count("Heat pays") == len(reproduction.THEORIES)
     assert "0 of 1 identities close" in out
-    for name in ("ppm", "temperature"):
+    for name in reproduction.THEORIES:
         config = json.loads((tmp_path / "both" / name / "config.json").read_text())
         assert config["settings"] == {"draws": 2, "seed": 0}
         assert "Work is free" in (tmp_path / "both" / name / "report.html").read_text()
@@ -344,7 +342,7 @@ def test_reproduce_refuses_and_stops_in_one_line(run, toy, tmp_path):
     def stopped(*args, **kwargs):
         raise KeyboardInterrupt
 
-    toy.reproduce = stopped
+    toy(stopped)
     code, out, err = run("reproduce", "ppm", "--out", "new")
     assert (code, out) == (130, "")
     assert "nothing was written" in err

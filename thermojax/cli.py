@@ -249,7 +249,7 @@ def _report(folder: Path) -> Path:
     if "claims" in summary:
         from thermojax.experiments.reproduction import theory, write_page
 
-        return write_page(folder, theory(summary["experiment"])[0].PAGE)
+        return write_page(folder, theory(summary["experiment"]).page)
     from thermojax.report import write_report
 
     return write_report(folder)
@@ -295,17 +295,17 @@ def _reproduce(asked: Any, argv: list[str]) -> int:
     from thermojax.runfolder import prepare
     from thermojax.terminal import print_claims, progress_bar
 
-    names = tuple(THEORIES) if asked.theory == "all" else (asked.theory,)
+    names = THEORIES if asked.theory == "all" else (asked.theory,)
     places = {name: _place(asked, name) for name in names}
     for place in places.values():  # before the first of them takes its minutes
         prepare(place, asked.overwrite)
     _use_all_cores()
     for name, place in places.items():
-        experiment, config = theory(name)
+        experiment = theory(name)
         try:
             with progress_bar(f"reproduce {name}", asked.quiet) as show:
                 folder = experiment.reproduce(
-                    config(draws=asked.draws, seed=asked.seed),
+                    experiment.settings(draws=asked.draws, seed=asked.seed),
                     place,
                     overwrite=asked.overwrite,
                     progress=show,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from thermojax.experiments.ppm import PPMConfig, figures, reproduce, run, summary
+from thermojax.experiments.ppm import THEORY, PPMConfig, run
 from thermojax.experiments.ppm_claims import claims
 from thermojax.experiments.ppm_learning import LearningConfig, learn_digits
 from thermojax.experiments.ppm_memory import MemoryConfig, memory_digits
@@ -32,7 +32,7 @@ SMALL = PPMConfig(
 def folder(tmp_path_factory):
     """A whole run folder, and what progress said."""
     said, out = [], tmp_path_factory.mktemp("ppm") / "run"
-    reproduce(SMALL, out, progress=lambda fraction, note: said.append(fraction))
+    THEORY.reproduce(SMALL, out, progress=lambda fraction, note: said.append(fraction))
     return out, said
 
 
@@ -63,7 +63,7 @@ def test_run_folder_is_complete(folder):
     assert said[-1] == 1.0
     assert not out.with_name("run.partial").exists()
     with pytest.raises(FileExistsError):
-        reproduce(SMALL, out)
+        THEORY.reproduce(SMALL, out)
 
 
 @pytest.mark.slow
@@ -186,8 +186,8 @@ def test_bad_settings_are_refused(make, message):
 @pytest.mark.nightly
 def test_acceptance_on_three_draws(tmp_path):
     found = run(PPMConfig())
-    facts = summary(found)
+    facts = THEORY.summary(found)
     assert facts["verdicts"]["fails"] == 0
     assert facts["verdicts"]["open"] == 2  # ideal learning, and the turbulent run
     assert facts["seconds"] < 600
-    assert len(figures(found, tmp_path)) == 3
+    assert len(THEORY.page.draw(found.arrays, tmp_path)) == 3

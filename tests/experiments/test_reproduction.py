@@ -5,7 +5,6 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import matplotlib.image
 import numpy as np
@@ -13,12 +12,13 @@ import pytest
 
 from thermojax.experiments.reproduction import (
     Page,
+    Result,
+    Theory,
     claim,
     claims_table,
     identity,
     in_words,
     over_draws,
-    reproduce_into,
     verdicts,
     write_page,
 )
@@ -34,12 +34,6 @@ CLAIMS = [
 IDENTITIES = [identity("first law", [1e-9, -3e-9], 1.0, 1e-8), identity("flows", 1.0, 2.0, 0.1)]
 
 
-class Result(NamedTuple):
-    arrays: dict[str, np.ndarray]
-    summary: dict[str, Any]
-    texts: dict[str, str]
-
-
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Made-up settings."""
@@ -48,17 +42,10 @@ class Config:
     rate: float = 0.5
 
 
-def result():
-    rows = {"toy": [{"rate": 0.1, "heat": {"value": 1.0, "stderr": 0.25}}]}
-    facts = {
-        "experiment": "toy",
-        "draws": 2,
-        "seconds": 1.5,
-        "claims": CLAIMS,
-        "verdicts": verdicts(CLAIMS),
-        "identities": IDENTITIES,
-        "numbers": rows,
-    }
+def result(config=None, *, progress=None):
+    facts = {"experiment": "toy", "draws": 2, "seconds": 1.5, "identities": IDENTITIES}
+    if progress:
+        progress(1.0, "done")
     return Result({"heat": np.arange(3.0)}, facts, {"reading": "A note & more."})
 
 
@@ -69,11 +56,13 @@ def draw(arrays, folder):
 
 
 LAYOUT = Page("toy", "A toy", "Two numbers", {"heat": ("Heat", "Rises <always>.")}, draw)
+NUMBERS = {"toy": [{"rate": 0.1, "heat": {"value": 1.0, "stderr": 0.25}}]}
+TOY = Theory(Config, result, lambda arrays: CLAIMS, lambda arrays: NUMBERS, LAYOUT)
 
 
 @pytest.fixture
 def folder(tmp_path):
-    return reproduce_into(tmp_path / "toy", Config(), result, LAYOUT, command="reproduce toy")
+    return TOY.reproduce(Config(), tmp_path / "toy", command="reproduce toy")
 
 
 def text_of(page):
@@ -114,18 +103,18 @@ def test_page_is_rebuilt_from_the_files(folder):
 
 
 def test_nothing_is_left_of_a_run_that_breaks(tmp_path):
-    def broken():
+    def broken(config, *, progress):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        reproduce_into(tmp_path / "new" / "run", Config(), broken, LAYOUT)
+        dataclasses.replace(TOY, run=broken).reproduce(Config(), tmp_path / "new" / "run")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_run_is_replaced_only_when_asked(folder):
     with pytest.raises(FileExistsError):
-        reproduce_into(folder, Config(), result, LAYOUT)
-    reproduce_into(folder, Config(seed=4), result, LAYOUT, overwrite=True)
+        TOY.reproduce(Config(), folder)
+    TOY.reproduce(Config(seed=4), folder, overwrite=True)
     assert json.loads((folder / "config.json").read_text())["seed"] == 4
 
 
@@ -142,7 +131,7 @@ def test_verdicts_and_words():
 
 
 def test_table_is_markdown_with_four_cells_a_row():
-    lines = claims_table([result().summary]).splitlines()
+    lines = claims_table([TOY.summary(result())]).splitlines()
     assert len(lines) == 2 + len(CLAIMS) + 1
     for line in lines:
         assert len(re.findall(r"(?<!\\)\|", line)) == 5
@@ -159,13 +148,13 @@ def test_script_writes_the_table_between_the_marks(folder, tmp_path, capsys):
     page.write_text(f"before\n\n{reproduce.BEGIN}\nold\n{reproduce.END}\n\nafter\n")
     for _ in range(2):  # twice is once
         reproduce.main(["--read", str(folder), str(folder), "--write", str(page)])
-    table = claims_table([result().summary] * 2)
+    table = claims_table([TOY.summary(result())] * 2)
     marks = f"{reproduce.BEGIN}\n{table}\n{reproduce.END}"
     assert page.read_text() == f"before\n\n{marks}\n\nafter\n"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["README.md", "toy"]
     capsys.readouterr()
     reproduce.main(["--read", str(folder)])
-    assert capsys.readouterr().out == claims_table([result().summary]) + "\n"
+    assert capsys.readouterr().out == claims_table([TOY.summary(result())]) + "\n"
 
 
 @pytest.mark.parametrize(
@@ -200,18 +189,11 @@ def test_script_refuses_what_it_cannot_do(tmp_path, monkeypatch, argv):
 def test_script_runs_theories_into_folders_of_their_names(tmp_path, monkeypatch, capsys):
     import reproduce
 
-    module = type(sys)("toy_theory")
-
-    def run(config, folder, *, overwrite, progress, **more):
-        progress(1.0, "done")
-        return reproduce_into(folder, config, result, LAYOUT, overwrite=overwrite, **more)
-
-    module.reproduce = run
-    monkeypatch.setattr(reproduce, "THEORIES", {"toy": "Config"})
-    monkeypatch.setattr(reproduce, "theory", lambda name: (module, Config))
+    monkeypatch.setattr(reproduce, "THEORIES", ("toy",))
+    monkeypatch.setattr(reproduce, "theory", lambda name: TOY)
     reproduce.main(["--out", str(tmp_path)])
     shown = capsys.readouterr()
-    assert shown.out == claims_table([result().summary]) + "\n"
+    assert shown.out == claims_table([TOY.summary(result())]) + "\n"
     assert "toy 100% done" in shown.err
     assert (tmp_path / "toy" / "report.html").is_file()
     with pytest.raises(SystemExit):

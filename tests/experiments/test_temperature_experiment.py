@@ -7,13 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from thermojax.experiments.temperature import (
-    TemperatureConfig,
-    figures,
-    reproduce,
-    run,
-    summary,
-)
+from thermojax.experiments.temperature import THEORY, TemperatureConfig, run
 from thermojax.experiments.temperature_claims import claims, layer_identities
 from thermojax.experiments.temperature_engines import EnginesConfig
 from thermojax.experiments.temperature_gibbs import GibbsConfig
@@ -53,7 +47,7 @@ SMALL = TemperatureConfig(
 def folder(tmp_path_factory):
     """A whole run folder, and what progress said."""
     said, out = [], tmp_path_factory.mktemp("temperature") / "run"
-    reproduce(SMALL, out, progress=lambda fraction, note: said.append(fraction))
+    THEORY.reproduce(SMALL, out, progress=lambda fraction, note: said.append(fraction))
     return out, said
 
 
@@ -80,7 +74,7 @@ def test_run_folder_is_complete(folder):
     assert said == sorted(said)
     assert said[-1] == 1.0
     with pytest.raises(FileExistsError):
-        reproduce(SMALL, out)
+        THEORY.reproduce(SMALL, out)
 
 
 @pytest.mark.slow
@@ -213,8 +207,8 @@ def test_bad_settings_are_refused(make, message):
 @pytest.mark.nightly
 def test_acceptance_on_three_draws(tmp_path):
     found = run(TemperatureConfig())
-    facts = summary(found)
+    facts = THEORY.summary(found)
     failed = [row["statement"] for row in facts["claims"] if row["verdict"] == "fails"]
     assert failed == ["The cold first layer and the hot readout are a law of all activations"]
     assert all(row["closes"] for row in facts["identities"])
-    assert len(figures(found, tmp_path)) == 4
+    assert len(THEORY.page.draw(found.arrays, tmp_path)) == 4

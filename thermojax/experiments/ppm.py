@@ -18,8 +18,7 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -27,35 +26,15 @@ from thermojax.experiments.ppm_claims import claims
 from thermojax.experiments.ppm_identities import identities
 from thermojax.experiments.ppm_learning import LearningConfig, run_learning
 from thermojax.experiments.ppm_memory import MemoryConfig, run_memory
-from thermojax.experiments.reproduction import (
-    Page,
-    identity,
-    over_draws,
-    reproduce_into,
-    verdicts,
-)
+from thermojax.experiments.reproduction import Page, Result, Theory, identity, record
 from thermojax.pictures_ppm import CAPTIONS, save_figures
 
 __all__ = [
-    "PAGE",
+    "THEORY",
     "PPMConfig",
-    "PPMResult",
-    "figures",
     "measure",
-    "reproduce",
     "run",
-    "summary",
 ]
-
-PAGE = Page(
-    command="ppm",
-    title="What learning costs",
-    lead="Stochastic thermodynamics of learning parametric probabilistic models, after Parsi "
-    "2024, on handwritten digits",
-    captions=CAPTIONS,
-    draw=save_figures,
-)
-"""The page of a run folder: `write_page(folder, PAGE)` rebuilds it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,23 +60,7 @@ class PPMConfig:
             )
 
 
-class PPMResult(NamedTuple):
-    """What the experiments found.
-
-    Attributes:
-        arrays: name -> array; `a_`, `b_`, `c_`, `d_` with the draws along axis 0.
-        summary: plain numbers: settings, time, and the table of identities.
-        texts: sentences for people.
-    """
-
-    arrays: dict[str, np.ndarray]
-    summary: dict[str, Any]
-    texts: dict[str, str]
-
-
-def run(
-    config: PPMConfig, *, progress: Callable[[float, str], None] | None = None
-) -> PPMResult:
+def run(config: PPMConfig, *, progress: Callable[[float, str], None] | None = None) -> Result:
     """Run all experiments.
 
     Args:
@@ -105,7 +68,7 @@ def run(
         progress: called with the fraction done and a note.
 
     Returns:
-        A `PPMResult`; see `summary` for the verdicts.
+        A `Result`; `THEORY.summary` has the verdicts.
     """
     say = progress or (lambda fraction, note: None)
     began = time.monotonic()
@@ -120,7 +83,7 @@ def run(
         "identities": table,
         "seconds": time.monotonic() - began,
     }
-    return PPMResult(arrays, facts, {"reading": _READING})
+    return Result(arrays, facts, {"reading": _READING})
 
 
 def measure(
@@ -133,7 +96,7 @@ def measure(
         progress: see `run`.
 
     Returns:
-        `arrays` of a `PPMResult`.
+        `arrays` of a `Result`.
     """
     say = progress or (lambda fraction, note: None)
     draws = []
@@ -185,35 +148,11 @@ def _network_identities(arrays: dict[str, np.ndarray]) -> list[dict]:
     ]
 
 
-def summary(result: Any) -> dict[str, Any]:
-    """Facts, claims with their verdicts, identities with their residuals, and numbers.
-
-    Args:
-        result: with `arrays` and `summary`: of `run`, or read back from a run folder.
-
-    Returns:
-        `result.summary` with `claims` (rows of statement, mark, criterion, measured,
-        verdict), `verdicts` (how many hold, fail and are open) and `numbers` (means over
-        draws with standard errors).
-    """
-    rows = claims(result.arrays)
-    return {
-        **result.summary,
-        "verdicts": verdicts(rows),
-        "claims": rows,
-        "numbers": _numbers(result.arrays),
-    }
-
-
 def _numbers(arrays: dict[str, np.ndarray]) -> dict[str, list[dict[str, Any]]]:
     """One record per run of experiments A, B and D."""
 
-    def record(names: dict[str, np.ndarray], row: int) -> dict[str, Any]:
-        out = {}
-        for name, values in names.items():
-            mean, error = over_draws(values[:, row])
-            out[name] = {"value": float(mean), "stderr": float(error)}
-        return out
+    def records(names: dict[str, np.ndarray], row: int) -> dict[str, Any]:
+        return {name: record(values[:, row]) for name, values in names.items()}
 
     last = lambda name: arrays[name][..., -1]
     learned = {
@@ -234,55 +173,17 @@ def _numbers(arrays: dict[str, np.ndarray]) -> dict[str, list[dict[str, Any]]]:
     works = {name: arrays[f"d_{name}"] for name in ("mean", "mean_exp", "ess", "slope")}
     return {
         "learning": [
-            {"rate": float(r), "batch": int(b) or "full", **record(learned, i)}
+            {"rate": float(r), "batch": int(b) or "full", **records(learned, i)}
             for i, (r, b) in enumerate(zip(arrays["a_rate"], arrays["a_batch"], strict=True))
         ],
         "memory": [
-            {"temperature": float(t), **record(kept, i)}
+            {"temperature": float(t), **records(kept, i)}
             for i, t in enumerate(arrays["b_temperature"])
         ],
         "fluctuation": [
-            {"rate": float(r), **record(works, i)} for i, r in enumerate(arrays["d_rate"])
+            {"rate": float(r), **records(works, i)} for i, r in enumerate(arrays["d_rate"])
         ],
     }
-
-
-def figures(result: Any, folder: Path | str) -> dict[str, Path]:
-    """Write every figure as PNG into a folder; name -> path."""
-    return save_figures(result.arrays, folder)
-
-
-def reproduce(
-    config: PPMConfig,
-    folder: Path | str,
-    *,
-    overwrite: bool = False,
-    progress: Callable[[float, str], None] | None = None,
-    **more: Any,
-) -> Path:
-    """Run, and leave config.json, result.npz, summary.json, figures and report.html.
-
-    The folder is complete or absent: the run works in a sibling that is renamed at the end.
-
-    Args:
-        config: settings.
-        folder: does not exist, or is empty.
-        overwrite: replace an earlier run.
-        progress: see `run`.
-        more: written to config.json, such as the command line.
-
-    Returns:
-        The folder.
-
-    Raises:
-        FileExistsError: the folder holds something.
-    """
-
-    def make() -> PPMResult:
-        result = run(config, progress=progress)
-        return result._replace(summary=summary(result))
-
-    return reproduce_into(folder, config, make, PAGE, overwrite=overwrite, **more)
 
 
 _READING = (
@@ -291,3 +192,19 @@ _READING = (
     "information I(X; Theta) that thermodynamics sees. Labels are sampled afresh at every "
     "step at fixed held-out images, whose average is taken."
 )
+
+THEORY = Theory(
+    settings=PPMConfig,
+    run=run,
+    claims=claims,
+    numbers=_numbers,
+    page=Page(
+        command="ppm",
+        title="What learning costs",
+        lead="Stochastic thermodynamics of learning parametric probabilistic models, after "
+        "Parsi 2024, on handwritten digits",
+        captions=CAPTIONS,
+        draw=save_figures,
+    ),
+)
+"""The experiments of the theory, its claims and its page."""

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,25 +26,137 @@ from thermojax.runfolder import prepare
 __all__ = [
     "THEORIES",
     "Page",
+    "Result",
+    "Theory",
     "claim",
     "claims_table",
     "identity",
     "in_words",
     "over_draws",
-    "reproduce_into",
+    "record",
     "theory",
     "verdicts",
     "write_page",
 ]
 
-THEORIES = {"ppm": "PPMConfig", "temperature": "TemperatureConfig"}
-"""Name of a theory's experiment -> its settings."""
+THEORIES = ("ppm", "temperature")
+"""Names of the theories, which are modules of this package."""
+
+Progress = Callable[[float, str], None]
 
 
-def theory(name: str) -> tuple[Any, Any]:
-    """The module of a theory's experiment, and its class of settings."""
-    module = importlib.import_module(f"thermojax.experiments.{name}")
-    return module, getattr(module, THEORIES[name])
+class Result(NamedTuple):
+    """What the experiments of a theory found.
+
+    Attributes:
+        arrays: name -> array; what is drawn has the draws along axis 0.
+        summary: plain numbers: `experiment`, `draws`, `seconds`, and `identities`.
+        texts: sentences for people.
+    """
+
+    arrays: dict[str, np.ndarray]
+    summary: dict[str, Any]
+    texts: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """What is particular to the page of one theory.
+
+    Attributes:
+        command: after "thermojax reproduce".
+        title: the headline.
+        lead: one sentence under it.
+        captions: figure name -> (title, caption).
+        draw: (arrays, folder) -> {figure name: path}, writes the PNG files.
+    """
+
+    command: str
+    title: str
+    lead: str
+    captions: Mapping[str, tuple[str, str]]
+    draw: Callable[[Mapping[str, Any], Path], Mapping[str, Path]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Theory:
+    """The experiments of one theory, and how they are judged and shown.
+
+    Attributes:
+        settings: class of its settings, with `draws` and `seed`.
+        run: (settings, progress=) -> `Result`.
+        claims: arrays -> rows of `claim`.
+        numbers: arrays -> name of a table -> its records.
+        page: what the page of a run folder says.
+    """
+
+    settings: Callable[..., Any]
+    run: Callable[..., Result]
+    claims: Callable[[dict[str, np.ndarray]], list[dict]]
+    numbers: Callable[[dict[str, np.ndarray]], dict[str, list[dict[str, Any]]]]
+    page: Page
+
+    def summary(self, result: Any) -> dict[str, Any]:
+        """Facts, claims with their verdicts, identities with their residuals, and numbers.
+
+        Args:
+            result: with `arrays` and `summary`: of `run`, or read back from a run folder.
+
+        Returns:
+            `result.summary` with `claims` (rows of statement, mark, criterion, measured,
+            verdict), `verdicts` (how many hold, fail and are open) and `numbers` (means over
+            draws with standard errors).
+        """
+        rows = self.claims(result.arrays)
+        return {
+            **result.summary,
+            "verdicts": verdicts(rows),
+            "claims": rows,
+            "numbers": self.numbers(result.arrays),
+        }
+
+    def reproduce(
+        self,
+        config: Any,
+        folder: Path | str,
+        *,
+        overwrite: bool = False,
+        progress: Progress | None = None,
+        **more: Any,
+    ) -> Path:
+        """Run, and leave config.json, result.npz, summary.json, figures and report.html.
+
+        The folder is complete or absent: the run works in a sibling that is renamed at the
+        end.
+
+        Args:
+            config: settings.
+            folder: does not exist, or is empty.
+            overwrite: replace an earlier run.
+            progress: called with the fraction done and a note.
+            more: written to config.json, such as the command line.
+
+        Returns:
+            The folder.
+
+        Raises:
+            FileExistsError: the folder holds something.
+        """
+        place = prepare(folder, overwrite)
+        partial = place.open(config, **more).parent
+        try:
+            result = self.run(config, progress=progress)
+            write_result(partial, result._replace(summary=self.summary(result)))
+            write_page(partial, self.page)
+        except BaseException:
+            place.discard()
+            raise
+        return place.finish()
+
+
+def theory(name: str) -> Theory:
+    """The experiments of a theory by its name."""
+    return importlib.import_module(f"thermojax.experiments.{name}").THEORY
 
 
 def claim(mark: str, statement: str, criterion: str, measured: str, holds: Any) -> dict:
@@ -84,6 +196,12 @@ def over_draws(values: Any) -> tuple[np.ndarray, np.ndarray]:
     if n < 2:
         return values[0], np.full(values.shape[1:], math.inf)
     return values.mean(0), t_factor(n) * values.std(0, ddof=1) / math.sqrt(n)
+
+
+def record(values: Any) -> dict[str, float]:
+    """One cell of a table of numbers: mean over draws (axis 0) and its standard error."""
+    mean, error = over_draws(values)
+    return {"value": float(mean), "stderr": float(error)}
 
 
 def in_words(values: Any, digits: int = 3) -> str:
@@ -149,59 +267,6 @@ def _closing(rows: list[dict[str, Any]]) -> tuple[str, str, str]:
         f"{closed} of {len(rows)}; the worst residual is {worst:.1g} of its tolerance",
         "holds" if closed == len(rows) else "**fails**",
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Page:
-    """What is particular to the page of one theory.
-
-    Attributes:
-        command: after "thermojax reproduce".
-        title: the headline.
-        lead: one sentence under it.
-        captions: figure name -> (title, caption).
-        draw: (arrays, folder) -> {figure name: path}, writes the PNG files.
-    """
-
-    command: str
-    title: str
-    lead: str
-    captions: Mapping[str, tuple[str, str]]
-    draw: Callable[[Mapping[str, Any], Path], Mapping[str, Path]]
-
-
-def reproduce_into(
-    folder: Path | str,
-    config: Any,
-    make: Callable[[], Any],
-    layout: Page,
-    *,
-    overwrite: bool = False,
-    **more: Any,
-) -> Path:
-    """config.json, result.npz, summary.json, figures and report.html, complete or absent.
-
-    Args:
-        folder: does not exist, or is empty.
-        config: settings.
-        make: runs; its result has `arrays`, `summary` (with claims, verdicts, identities,
-            numbers, draws and seconds) and `texts`.
-        layout: of the page.
-        overwrite: replace an earlier run.
-        more: written to config.json, such as the command line.
-
-    Raises:
-        FileExistsError: the folder holds something.
-    """
-    place = prepare(folder, overwrite)
-    partial = place.open(config, **more).parent
-    try:
-        write_result(partial, make())
-        write_page(partial, layout)
-    except BaseException:
-        place.discard()
-        raise
-    return place.finish()
 
 
 def write_page(folder: Path | str, layout: Page) -> Path:

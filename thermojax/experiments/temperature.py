@@ -18,13 +18,12 @@ import dataclasses
 import functools
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
-from thermojax.experiments.reproduction import Page, over_draws, reproduce_into, verdicts
+from thermojax.experiments.reproduction import Page, Result, Theory, record
 from thermojax.experiments.temperature_claims import (
     claims,
     layer_identities,
@@ -47,22 +46,10 @@ from thermojax.experiments.temperature_linear import (
 from thermojax.pictures_temperature import CAPTIONS, save_figures
 
 __all__ = [
-    "PAGE",
+    "THEORY",
     "TemperatureConfig",
-    "TemperatureResult",
-    "figures",
-    "reproduce",
     "run",
-    "summary",
 ]
-
-PAGE = Page(
-    command="temperature",
-    title="The temperature of learning",
-    lead="Transitions, layers and heat engines after Zhang 2024, on diabetes and digits",
-    captions=CAPTIONS,
-    draw=save_figures,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,23 +79,9 @@ class TemperatureConfig:
             )
 
 
-class TemperatureResult(NamedTuple):
-    """What the experiments found.
-
-    Attributes:
-        arrays: name -> array; `a_`, `b_`, `c_`, `d_`, what is drawn with draws along axis 0.
-        summary: plain numbers: settings, time, and the table of identities.
-        texts: sentences for people.
-    """
-
-    arrays: dict[str, np.ndarray]
-    summary: dict[str, Any]
-    texts: dict[str, str]
-
-
 def run(
     config: TemperatureConfig, *, progress: Callable[[float, str], None] | None = None
-) -> TemperatureResult:
+) -> Result:
     """Run all experiments.
 
     Args:
@@ -116,7 +89,7 @@ def run(
         progress: called with the fraction done and a note.
 
     Returns:
-        A `TemperatureResult`; see `summary` for the verdicts.
+        A `Result`; `THEORY.summary` has the verdicts.
     """
     say = progress or (lambda fraction, note: None)
     began = time.monotonic()
@@ -134,7 +107,7 @@ def run(
         "seconds": time.monotonic() - began,
     }
     say(1.0, "done")
-    return TemperatureResult(arrays, facts, {"reading": _READING})
+    return Result(arrays, facts, {"reading": _READING})
 
 
 def _draw(
@@ -177,31 +150,6 @@ def _axes(config: TemperatureConfig) -> dict[str, np.ndarray]:
     }
 
 
-def summary(result: Any) -> dict[str, Any]:
-    """Facts, claims with their verdicts, identities with their residuals, and numbers.
-
-    Args:
-        result: with `arrays` and `summary`: of `run`, or read back from a run folder.
-
-    Returns:
-        `result.summary` with `claims` (rows of statement, mark, criterion, measured,
-        verdict), `verdicts` (how many hold, fail and are open) and `numbers` (means over
-        draws with standard errors).
-    """
-    rows = claims(result.arrays)
-    return {
-        **result.summary,
-        "verdicts": verdicts(rows),
-        "claims": rows,
-        "numbers": _numbers(result.arrays),
-    }
-
-
-def _record(values: np.ndarray) -> dict[str, float]:
-    mean, error = over_draws(values)
-    return {"value": float(mean), "stderr": float(error)}
-
-
 def _numbers(arrays: dict[str, np.ndarray]) -> dict[str, list[dict[str, Any]]]:
     """One record per scale, layer, activation and block of experiments A to D."""
     each, whole = layer_temperatures(arrays)
@@ -210,12 +158,12 @@ def _numbers(arrays: dict[str, np.ndarray]) -> dict[str, list[dict[str, Any]]]:
         {
             "network": f"{name} {depth}",
             "layer": k + 1,
-            "heat": _record(heat[:, i, k]),
-            "entropy": _record(made[:, i, k]),
-            "temperature": _record(each[:, i, k]),
-            "whole": _record(whole[:, i]),
-            "flow_before": _record(arrays["b_start_flow"][:, i, k]),
-            "flow_after": _record(arrays["b_flow"][:, i, -1, k]),
+            "heat": record(heat[:, i, k]),
+            "entropy": record(made[:, i, k]),
+            "temperature": record(each[:, i, k]),
+            "whole": record(whole[:, i]),
+            "flow_before": record(arrays["b_start_flow"][:, i, k]),
+            "flow_after": record(arrays["b_flow"][:, i, -1, k]),
         }
         for i, (name, depth) in enumerate(
             zip(arrays["b_activation"].tolist(), arrays["b_depth"].tolist(), strict=True)
@@ -228,7 +176,7 @@ def _numbers(arrays: dict[str, np.ndarray]) -> dict[str, list[dict[str, Any]]]:
     for i, name in enumerate(names[:-1]):
         row: dict[str, Any] = {"activation": name, "class": classes[i]}
         for k in range(measured.shape[-1]):
-            row[f"layer_{k + 1}"] = _record(measured[:, i, k])
+            row[f"layer_{k + 1}"] = record(measured[:, i, k])
             row[f"mean_field_{k + 1}"] = f"{arrays['c_predicted'][:, i, k, 0].mean():.4f}"
         engines.append(row)
     blocks = ["whole", *(f"layer {k + 1}" for k in range(arrays["d_gibbs"].shape[-1] - 1))]
@@ -236,7 +184,7 @@ def _numbers(arrays: dict[str, np.ndarray]) -> dict[str, list[dict[str, Any]]]:
         {
             "block": block,
             **{
-                f"{state}_{kind}": _record(arrays[f"d_{state}"][:, j, k])
+                f"{state}_{kind}": record(arrays[f"d_{state}"][:, j, k])
                 for state in ("gibbs", "initial")
                 for j, kind in enumerate(("flow", "virial"))
             },
@@ -257,50 +205,12 @@ def _linear_numbers(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
             "energy_released": f"{arrays['a_energy'][i, k]:.4g}",
             "entropy_released": f"{arrays['a_entropy'][i, k]:.4g}",
             "temperature": f"{arrays['a_temperature'][i, k]:.4g}",
-            "virial": _record(arrays["a_virial"][:, i, k]),
-            "flow": _record(arrays["a_flow"][:, i, k]),
+            "virial": record(arrays["a_virial"][:, i, k]),
+            "flow": record(arrays["a_flow"][:, i, k]),
         }
         for i, loss in enumerate(LOSSES)
         for k, scale in enumerate(arrays["a_scale"])
     ]
-
-
-def figures(result: Any, folder: Path | str) -> dict[str, Path]:
-    """Write every figure as PNG into a folder; name -> path."""
-    return save_figures(result.arrays, folder)
-
-
-def reproduce(
-    config: TemperatureConfig,
-    folder: Path | str,
-    *,
-    overwrite: bool = False,
-    progress: Callable[[float, str], None] | None = None,
-    **more: Any,
-) -> Path:
-    """Run, and leave config.json, result.npz, summary.json, figures and report.html.
-
-    The folder is complete or absent: the run works in a sibling that is renamed at the end.
-
-    Args:
-        config: settings.
-        folder: does not exist, or is empty.
-        overwrite: replace an earlier run.
-        progress: see `run`.
-        more: written to config.json, such as the command line.
-
-    Returns:
-        The folder.
-
-    Raises:
-        FileExistsError: the folder holds something.
-    """
-
-    def make() -> TemperatureResult:
-        result = run(config, progress=progress)
-        return result._replace(summary=summary(result))
-
-    return reproduce_into(folder, config, make, PAGE, overwrite=overwrite, **more)
 
 
 _READING = (
@@ -310,3 +220,18 @@ _READING = (
     "nats; the resolution of weights in experiment A is a choice on which T depends "
     "logarithmically."
 )
+
+THEORY = Theory(
+    settings=TemperatureConfig,
+    run=run,
+    claims=claims,
+    numbers=_numbers,
+    page=Page(
+        command="temperature",
+        title="The temperature of learning",
+        lead="Transitions, layers and heat engines after Zhang 2024, on diabetes and digits",
+        captions=CAPTIONS,
+        draw=save_figures,
+    ),
+)
+"""The experiments of the theory, its claims and its page."""
