@@ -34,9 +34,11 @@ from thermojax.dynamics.thermostats import (
 )
 from thermojax.ensembles import EnsembleState, drive, init_ensemble, run
 from thermojax.entropy_production import entropy_production, path_entropy_production
+from thermojax.estimators.curvature import laplacian
 from thermojax.estimators.estimate import Estimate, Flag, explain
 from thermojax.estimators.free_energy import bar, thermodynamic_integration
 from thermojax.estimators.integration import Wham, stepping_stone, wham
+from thermojax.estimators.knn import gaussian_entropy, knn_entropy
 from thermojax.estimators.mbar import Mbar, mbar, mbar_sensitivity
 from thermojax.estimators.temperature import fit_temperature
 from thermojax.estimators.work import crooks, fluctuation_report, jarzynski
@@ -84,7 +86,7 @@ from thermojax.typing import (
 )
 
 if TYPE_CHECKING:
-    from thermojax.theories import ppm, temperature
+    from thermojax.theories import learning_laws, ppm, representation, temperature
 
 __all__ = [
     "AIS",
@@ -147,6 +149,7 @@ __all__ = [
     "free_energy",
     "from_flax",
     "full",
+    "gaussian_entropy",
     "gaussian_loss",
     "gaussian_prior",
     "ghmc",
@@ -158,9 +161,12 @@ __all__ = [
     "init_ensemble",
     "internal_energy",
     "jarzynski",
+    "knn_entropy",
     "langevin",
     "laplace",
+    "laplacian",
     "layer_blocks",
+    "learning_laws",
     "linear_entropy_production",
     "linear_stationary_covariance",
     "llc",
@@ -195,6 +201,7 @@ __all__ = [
     "read_thermometers",
     "reduced",
     "replica_exchange",
+    "representation",
     "response",
     "run",
     "save",
@@ -221,6 +228,6 @@ __all__ = [
 
 def __getattr__(name: str) -> ModuleType:
     """The theories, imported when first asked for: `import thermojax` stays quick."""
-    if name in ("ppm", "temperature"):
+    if name in ("learning_laws", "ppm", "representation", "temperature"):
         return importlib.import_module(f"thermojax.theories.{name}")
     raise AttributeError(f"module 'thermojax' has no attribute {name!r}")

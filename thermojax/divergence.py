@@ -21,7 +21,6 @@ Source: derived here (integration by parts); Hutchinson 1990 for the probes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +29,13 @@ from jax.flatten_util import ravel_pytree
 from thermojax.blocks import Blocks, block_dots
 from thermojax.typing import Array, Key, PyTree
 
-__all__ = ["CURVATURES", "SMOOTHING", "divergence", "smoothed_divergence"]
+__all__ = [
+    "CURVATURES",
+    "SMOOTHING",
+    "curvature_product",
+    "divergence",
+    "smoothed_divergence",
+]
 
 CURVATURES = ("exact", "dense", "gauss_newton", "score", "smoothed")
 SMOOTHING = 0.1
@@ -84,7 +89,7 @@ def divergence(
     assert key is not None
     if curvature == "smoothed":
         return smoothed_divergence(field, params, key, width, probes=probes, blocks=blocks)
-    product = _curve(field, params, outputs if curvature == "gauss_newton" else None)
+    product = curvature_product(field, params, outputs if curvature == "gauss_newton" else None)
 
     def one(key):
         v = _probe(key, params)
@@ -93,8 +98,10 @@ def divergence(
     return _averaged(one, key, probes)
 
 
-def _curve(field: Field, params: PyTree, outputs: Any) -> Callable[[PyTree], PyTree]:
-    """v -> (dB) v, or the Gauss-Newton product."""
+def curvature_product(
+    field: Field, params: PyTree, outputs: tuple[Callable, Callable] | None = None
+) -> Callable[[PyTree], PyTree]:
+    """v -> (dB) v, or J^T H_out J v with outputs = (params -> z, z -> U)."""
     if outputs is None:
         return jax.linearize(field, params)[1]
     predict, loss = outputs

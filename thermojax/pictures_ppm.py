@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thermojax.estimators.mixture import t_factor
-from thermojax.plotting import BLUE, GREEN, GREY, INK, ORANGE, PINK, RED, SKY, axes_grid, styled
+from thermojax.pictures import band, bars
+from thermojax.plotting import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PINK,
+    RED,
+    SKY,
+    axes_grid,
+    save_png,
+    styled,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,25 +49,6 @@ CAPTIONS = {
         "reservoir approaches the ideal one as 1/d.",
     ),
 }
-
-
-def _mean(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over draws and its standard error; 0 for a single draw, which shows no bar."""
-    n = len(values)
-    if n < 2:
-        return values[0], np.zeros(values.shape[1:])
-    return values.mean(0), t_factor(n) * values.std(0, ddof=1) / np.sqrt(n)
-
-
-def _band(axis: Axes, x: Any, values: np.ndarray, color: str, label: str, style="-") -> None:
-    mean, error = _mean(values)
-    axis.fill_between(x, mean - error, mean + error, color=color, alpha=0.22, linewidth=0)
-    axis.plot(x, mean, style, color=color, label=label)
-
-
-def _bars(axis: Axes, x: Any, values: np.ndarray, color: str, label: str, mark="o") -> None:
-    mean, error = _mean(values)
-    axis.errorbar(x, mean, error, fmt=mark + "-", color=color, label=label, capsize=2, lw=1.3)
 
 
 def _rates(axis: Axes, rate: np.ndarray) -> None:
@@ -90,8 +82,8 @@ def learning(arrays: Mapping[str, Any]) -> Figure:
     ):
         if mask.any():
             paid = np.asarray(arrays["a_ep_conditional"])[:, mask, -1]
-            _bars(cost, rate[mask], paid, color, label, mark)
-            _bars(merit, rate[mask], np.asarray(arrays["a_efficiency"])[:, mask], color, label)
+            bars(cost, rate[mask], paid, color, label, mark + "-")
+            bars(merit, rate[mask], np.asarray(arrays["a_efficiency"])[:, mask], color, label)
     reference = np.asarray(arrays["a_ep_conditional"])[:, full & slow, -1].mean(0)
     x = rate[full & slow]
     cost.plot(x, 0.6 * reference[-1] * x / x[-1], "--", color=GREY, lw=1, label="slope 1")
@@ -112,9 +104,9 @@ def _ledger(axis: Axes, arrays: Mapping[str, Any], run: int) -> None:
     """Cumulative heat and what it pays for, of one run."""
     time = np.asarray(arrays["a_time"])
     part = lambda name: np.asarray(arrays[f"a_{name}"])[:, run]
-    _band(axis, time, part("heat"), INK, "dumped heat")
-    _band(axis, time, part("entropy_drop"), SKY, "entropy drop")
-    _band(axis, time, part("ep_conditional"), RED, "conditional EP")
+    band(axis, time, part("heat"), INK, "dumped heat")
+    band(axis, time, part("entropy_drop"), SKY, "entropy drop")
+    band(axis, time, part("ep_conditional"), RED, "conditional EP")
     lower, upper = part("info_lower").mean(0), part("info_upper").mean(0)
     axis.fill_between(time, lower, upper, color=GREEN, alpha=0.5, linewidth=0)
     axis.plot(time, 0.5 * (lower + upper), color=GREEN, label="L-info (both bounds)")
@@ -134,18 +126,18 @@ def memory(arrays: Mapping[str, Any]) -> Figure:
     figure, (both, ratio, grow, joint) = axes_grid(2, 2)
     temperature = np.asarray(arrays["b_temperature"])
     memory, label_info = np.asarray(arrays["b_m_info"]), np.asarray(arrays["b_l_info"])
-    _bars(both, temperature, memory[..., -1], BLUE, "M-info")
+    bars(both, temperature, memory[..., -1], BLUE, "M-info")
     low, high = label_info[..., 0].mean(0), label_info[..., 1].mean(0)
     middle = 0.5 * (low + high)
     spans = np.abs([middle - low, high - middle])
     both.errorbar(temperature, middle, spans, fmt="s-", color=GREEN, capsize=2, label="L-info")
-    _bars(ratio, temperature, np.asarray(arrays["b_relevance"]), PINK, "L / M")
+    bars(ratio, temperature, np.asarray(arrays["b_relevance"]), PINK, "L / M")
     colors = (BLUE, SKY, GREEN, ORANGE, RED, PINK)
     k = np.asarray(arrays["b_joint_k"])
     every = range(0, len(temperature), max(1, len(temperature) // 3))
     for i in every:
         name = f"T = {temperature[i]:g}"
-        _band(grow, arrays["b_time"], memory[:, i], colors[i % 6], name)
+        band(grow, arrays["b_time"], memory[:, i], colors[i % 6], name)
         bounds = np.asarray(arrays["b_joint"])[:, i].mean(0)
         center = bounds[:, :2].mean(1)
         reach = np.abs([center - bounds[:, 0], bounds[:, 1] - center])
@@ -207,7 +199,7 @@ def fluctuation(arrays: Mapping[str, Any]) -> Figure:
     for axis in (mean, size):
         _rates(axis, rate)
     d, gap = np.asarray(arrays["c_size"]), np.asarray(arrays["c_deviation"])
-    _bars(capacity, d, gap, BLUE, "C = d / 2")
+    bars(capacity, d, gap, BLUE, "C = d / 2")
     capacity.plot(d, gap[:, 0].mean() * d[0] / d, "--", color=GREY, lw=1, label="slope -1")
     capacity.set_xscale("log")
     capacity.set_yscale("log")
@@ -244,12 +236,4 @@ def save_figures(arrays: Mapping[str, Any], folder: Path | str) -> dict[str, Pat
     Returns:
         Name -> path.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = {}
-    for name, drawn in figures(arrays).items():
-        path, partial = folder / f"{name}.png", folder / f".{name}.{os.getpid()}.partial"
-        drawn.savefig(partial, format="png")
-        os.replace(partial, path)
-        paths[name] = path
-    return paths
+    return save_png(figures(arrays), folder)

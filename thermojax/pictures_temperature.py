@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thermojax.estimators.mixture import t_factor
-from thermojax.plotting import BLUE, GREEN, GREY, INK, ORANGE, PINK, RED, SKY, axes_grid, styled
+from thermojax.pictures import band, mean_of_draws
+from thermojax.plotting import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    ORANGE,
+    PINK,
+    RED,
+    SKY,
+    axes_grid,
+    save_png,
+    styled,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,14 +59,6 @@ _LOSSES = (("mse", BLUE, "o"), ("mae", ORANGE, "s"), ("bce", GREEN, "D"))
 _ENGINES = (INK, BLUE, SKY, GREEN, ORANGE, PINK, GREY, RED, "#7B3294", "#5A3A1A")
 
 
-def _mean(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over draws and its standard error; 0 for a single draw, which shows no bar."""
-    n = len(values)
-    if n < 2:
-        return values[0], np.zeros(values.shape[1:])
-    return values.mean(0), t_factor(n) * values.std(0, ddof=1) / np.sqrt(n)
-
-
 @styled
 def linear(arrays: Mapping[str, Any]) -> Figure:
     """Experiment A.
@@ -68,7 +71,7 @@ def linear(arrays: Mapping[str, Any]) -> Figure:
     for i, (loss, color, mark) in enumerate(_LOSSES):
         hot.plot(scale, arrays["a_temperature"][i], mark + "-", color=color, label=loss)
         low.plot(sigma, arrays["a_temperature_of_sigma"][i], mark + "-", color=color)
-        ratio, error = _mean(np.asarray(arrays["a_flow"] / arrays["a_virial"])[:, i])
+        ratio, error = mean_of_draws(np.asarray(arrays["a_flow"] / arrays["a_virial"])[:, i])
         apart.errorbar(scale, ratio, error, fmt=mark + "-", color=color, capsize=2)
     ends = scale[-2:]
     for i, power in ((0, 2), (1, 1)):
@@ -116,8 +119,8 @@ def layers(arrays: Mapping[str, Any]) -> Figure:
         for k in range(depth + 1):
             name = "readout" if k == depth else f"layer {k + 1}"
             color = RED if k == depth else _LAYERS[k % 3]
-            _band(above, step, flow[..., k], color, name)
-            _band(below, step, heat[..., k], color, name)
+            band(above, step, flow[..., k], color, name, "o-")
+            band(below, step, heat[..., k], color, name, "o-")
         energy = np.asarray(arrays["b_energy"])[:, i]
         released = (energy[:, :1] - energy).mean(0)
         total = np.nansum(heat, -1).mean(0)
@@ -135,12 +138,6 @@ def layers(arrays: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _band(axis: Axes, x: np.ndarray, values: np.ndarray, color: str, label: str) -> None:
-    mean, error = _mean(values)
-    axis.fill_between(x, mean - error, mean + error, color=color, alpha=0.2, linewidth=0)
-    axis.plot(x, mean, "o-", color=color, label=label, ms=3)
-
-
 @styled
 def engines(arrays: Mapping[str, Any]) -> Figure:
     """Experiment C, and the layer temperatures of all activations.
@@ -154,7 +151,7 @@ def engines(arrays: Mapping[str, Any]) -> Figure:
     measured = np.asarray(arrays["c_measured"])[..., 0].mean(2)
     wide = np.asarray(arrays["c_predicted"])[..., 0].mean(0)
     for i, name in enumerate(names[:-1]):
-        mean, error = _mean(measured[:, i])
+        mean, error = mean_of_draws(measured[:, i])
         field.errorbar(wide[i], mean, error, fmt="o", color=colors[name], capsize=2)
     line = np.array([0.8 * wide.min(), 1.2])
     field.plot(line, line, color=GREY, lw=1, zorder=0)
@@ -186,7 +183,7 @@ def _layers_by_activation(axis: Axes, arrays: Mapping[str, Any], colors: dict) -
     heat, made = (np.asarray(arrays[f"b_{n}"]).sum(2) for n in ("heat", "made"))
     for i, name in enumerate(arrays["b_activation"]):
         if int(arrays["b_depth"][i]) == depth:
-            mean, error = _mean((heat / made)[:, i, : depth + 1])
+            mean, error = mean_of_draws((heat / made)[:, i, : depth + 1])
             x, color = np.arange(depth + 1), colors[str(name)]
             axis.errorbar(x, mean, error, fmt="o-", color=color, capsize=2)
     ticks = [*(str(k + 1) for k in range(depth)), "readout"]
@@ -209,7 +206,7 @@ def canonical(arrays: Mapping[str, Any]) -> Figure:
     x = np.arange(count)
     for state, face in (("gibbs", None), ("initial", "white")):
         for j, (kind, color) in enumerate((("flow", BLUE), ("virial", ORANGE))):
-            mean, error = _mean(np.asarray(arrays[f"d_{state}"])[:, j] / bath)
+            mean, error = mean_of_draws(np.asarray(arrays[f"d_{state}"])[:, j] / bath)
             name = f"{kind}, {'MALA' if state == 'gibbs' else 'initialiser'}"
             place = x + 0.12 * (2 * j - 1)
             axis.errorbar(
@@ -244,12 +241,4 @@ def save_figures(arrays: Mapping[str, Any], folder: Path | str) -> dict[str, Pat
     Returns:
         Name -> path.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = {}
-    for name, drawn in figures(arrays).items():
-        path, partial = folder / f"{name}.png", folder / f".{name}.{os.getpid()}.partial"
-        drawn.savefig(partial, format="png")
-        os.replace(partial, path)
-        paths[name] = path
-    return paths
+    return save_png(figures(arrays), folder)

@@ -103,6 +103,27 @@ def axes_grid(rows: int, columns: int, height: float = 2.9) -> tuple[Figure, lis
     return figure, list(axes.ravel())
 
 
+def save_png(figures: Mapping[str, Figure], folder: Path | str) -> dict[str, Path]:
+    """Write figures as PNG; each file takes its name only when it is complete.
+
+    Args:
+        figures: by name.
+        folder: created if need be.
+
+    Returns:
+        Name -> path.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {}
+    for name, drawn in figures.items():
+        path, partial = folder / f"{name}.png", folder / f".{name}.{os.getpid()}.partial"
+        drawn.savefig(partial, format="png")
+        os.replace(partial, path)
+        paths[name] = path
+    return paths
+
+
 def _temperature(beta: Any) -> np.ndarray:
     """1 / beta, with NaN (which no plot shows) for infinite temperature."""
     beta = np.asarray(beta, float)
@@ -357,13 +378,4 @@ def save_figures(result: Any, folder: Path | str) -> dict[str, Path]:
     Returns:
         Name -> path.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = {}
-    for name, figure in figures(result).items():
-        path = folder / f"{name}.png"
-        partial = folder / f".{name}.{os.getpid()}.partial"
-        figure.savefig(partial, format="png")
-        os.replace(partial, path)
-        paths[name] = path
-    return paths
+    return save_png(figures(result), folder)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thermojax.plotting import _CYCLE, BLUE, GREEN, GREY, RED, _errors, axes_grid, styled
+from thermojax.plotting import (
+    _CYCLE,
+    BLUE,
+    GREEN,
+    GREY,
+    RED,
+    _errors,
+    axes_grid,
+    save_png,
+    styled,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -157,13 +166,4 @@ def save_figures(arrays: Mapping[str, Any], folder: Path | str) -> dict[str, Pat
     Returns:
         Name -> path.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = {}
-    for name, figure in figures(arrays).items():
-        path = folder / f"{name}.png"
-        partial = folder / f".{name}.{os.getpid()}.partial"
-        figure.savefig(partial, format="png")
-        os.replace(partial, path)
-        paths[name] = path
-    return paths
+    return save_png(figures(arrays), folder)

@@ -20,8 +20,9 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import digamma, gammaln
+from jax.scipy.special import digamma
 
+from thermojax.estimators.knn import flatten_ensemble, knn_entropy
 from thermojax.theories.temperature.densities import Density, Point
 from thermojax.typing import Array, ArrayLike, Key, PyTree, is_concrete
 
@@ -29,7 +30,6 @@ __all__ = [
     "energy_entropy",
     "ensemble_entropy",
     "entropy",
-    "flatten_ensemble",
     "laplace_entropy",
     "moments",
     "sample",
@@ -192,21 +192,6 @@ def _leaf_entropy(density: Density, leaf: Array, length: ArrayLike | None, kind:
 # From samples
 
 
-def flatten_ensemble(samples: PyTree) -> Array:
-    """[M, D] from a pytree with a leading axis of M members.
-
-    Raises:
-        ValueError: no leaves, or leaves with different leading axes.
-    """
-    leaves = [jnp.asarray(x) for x in jax.tree.leaves(samples)]
-    counts = {x.shape[:1] for x in leaves}
-    if len(counts) != 1 or counts == {()}:
-        raise ValueError(
-            f"the leaves of an ensemble must share a leading axis of members, got {counts}"
-        )
-    return jnp.concatenate([x.reshape(x.shape[0], -1) for x in leaves], axis=1)
-
-
 def ensemble_entropy(
     samples: PyTree, *, method: str = "gaussian", resolution: PyTree = None, k: int = 3
 ) -> Array:
@@ -243,7 +228,7 @@ def ensemble_entropy(
             f"{least}" + (", or a resolution" if least == size + 1 else "")
         )
     if method == "knn":
-        return _nearest_neighbours(flat, k)
+        return knn_entropy(flat, k=k, whiten=False).value
     centred = _centred(samples, resolution)
     if method == "diagonal":
         variance = jnp.sum(centred**2, axis=0) / (count - 1)
@@ -270,20 +255,6 @@ def _centred(samples: PyTree, resolution: PyTree) -> Array:
         )
     flat = flatten_ensemble(samples)
     return flat - jnp.mean(flat, axis=0)
-
-
-def _nearest_neighbours(flat: Array, k: int) -> Array:
-    count, size = flat.shape
-
-    def distance(row):
-        squares = jnp.sum((flat - row) ** 2, axis=1)
-        return -jax.lax.top_k(-squares, k + 1)[0][k]  # the row itself comes first
-
-    squares = jax.lax.map(distance, flat, batch_size=64)
-    volume = 0.5 * size * math.log(math.pi) - gammaln(0.5 * size + 1)
-    spread = 0.5 * size * jnp.mean(_log(squares))
-    psi = digamma(jnp.asarray(count, flat.dtype)) - digamma(jnp.asarray(k, flat.dtype))
-    return psi + volume + spread
 
 
 def _log(x: Array) -> Array:

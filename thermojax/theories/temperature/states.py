@@ -24,11 +24,8 @@ import jax
 import jax.numpy as jnp
 
 from thermojax.estimators.estimate import Flag, raise_flags
-from thermojax.theories.temperature.entropy import (
-    energy_entropy,
-    ensemble_entropy,
-    flatten_ensemble,
-)
+from thermojax.estimators.knn import flatten_ensemble
+from thermojax.theories.temperature.entropy import energy_entropy, ensemble_entropy
 from thermojax.typing import Array, ArrayLike, PyTree
 
 __all__ = ["State", "Transition", "ensemble_state", "logarithmic_mean", "transition"]
