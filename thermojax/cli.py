@@ -214,6 +214,9 @@ def _reproduce_command() -> Any:
             theory: which, or all of them.
             draws: independent draws of the data, over which the error bars are.
             seed: of the first draw.
+            mnist: representation: folder with the four IDX files of MNIST or its kin, in
+                place of the digits that come with scikit-learn.
+            device: representation: sizes for an accelerator.
             out: folder for the result (with all: for their folders); runs/THEORY-NUMBER if
                 left out.
             overwrite: replace an earlier run in that folder.
@@ -221,12 +224,14 @@ def _reproduce_command() -> Any:
         """
 
         theory: Annotated[
-            typing.Literal["ppm", "temperature", "all"],
+            typing.Literal["ppm", "temperature", "representation", "laws", "all"],
             tyro.conf.Positional,
-            tyro.conf.arg(metavar="ppm|temperature|all"),
+            tyro.conf.arg(metavar="ppm|temperature|representation|laws|all"),
         ]
         draws: int = 3
         seed: int = 0
+        mnist: Annotated[Path | None, silent] = None
+        device: bool = False
         out: Annotated[Path | None, silent] = None
         overwrite: bool = False
         quiet: bool = False
@@ -296,16 +301,24 @@ def _reproduce(asked: Any, argv: list[str]) -> int:
     from thermojax.terminal import print_claims, progress_bar
 
     names = THEORIES if asked.theory == "all" else (asked.theory,)
+    own = {key: getattr(asked, key) for key in ("mnist", "device") if getattr(asked, key)}
+    if own and "representation" not in names:
+        raise ValueError(f"--{next(iter(own))} is for representation, not for {asked.theory}")
+    made = {
+        name: theory(name).settings(
+            draws=asked.draws, seed=asked.seed, **(own if name == "representation" else {})
+        )
+        for name in names
+    }
     places = {name: _place(asked, name) for name in names}
     for place in places.values():  # before the first of them takes its minutes
         prepare(place, asked.overwrite)
     _use_all_cores()
     for name, place in places.items():
-        experiment = theory(name)
         try:
             with progress_bar(f"reproduce {name}", asked.quiet) as show:
-                folder = experiment.reproduce(
-                    experiment.settings(draws=asked.draws, seed=asked.seed),
+                folder = theory(name).reproduce(
+                    made[name],
                     place,
                     overwrite=asked.overwrite,
                     progress=show,

@@ -39,7 +39,7 @@ __all__ = [
     "write_page",
 ]
 
-THEORIES = ("ppm", "temperature")
+THEORIES = ("ppm", "temperature", "representation", "laws")
 """Names of the theories, which are modules of this package."""
 
 Progress = Callable[[float, str], None]

@@ -27,6 +27,7 @@ def test_searches_end_with_a_verdict():
     assert find_root(lambda x: (-1.0 - x, -1.0, None), 1.0, **ends).verdict == "floor"
     assert find_root(lambda x: (1.0, 0.0, None), 1.0, **ends).verdict == "flat"
     assert find_root(lambda x: (np.nan, 1.0, None), 1.0, **ends).verdict == "broken"
+    assert find_root(lambda x: (1.0, np.nan, None), 1.0, **ends).verdict == "broken"
     step = find_root(lambda x: (1.0 if x < 3 else -1.0, -0.1, None), 1.0, **ends)
     assert step.verdict == "jump"
     high = {"tolerance": 1e-9, "high": 5.0}

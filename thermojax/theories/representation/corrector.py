@@ -24,7 +24,7 @@ class Root(NamedTuple):
     Attributes:
         verdict: "solved"; "floor" or "ceiling" if the root lies beyond an end of the range;
             "flat" if the quantity does not respond; "jump" if it steps over the target, or
-            the search stalls; "broken" if the quantity is not finite.
+            the search stalls; "broken" if the quantity or its slope is not finite.
         control: the control with the smallest miss.
         miss: Q - Q_0 there.
         point: what `evaluate` returned there.
@@ -80,6 +80,8 @@ def find_root(
         if not np.isfinite(miss):
             return best._replace(verdict="broken")
         bracket[miss > 0] = control
+        if not np.isfinite(slope) and len(bracket) < 2:
+            return best._replace(verdict="broken")
         if slope == 0 and len(bracket) < 2:
             return best._replace(verdict="flat")
         step = -miss / slope if slope else np.inf
