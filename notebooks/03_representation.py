@@ -20,7 +20,8 @@
 # $R$ at which codes tell of inputs, the distortion $D$ of a decoder, and the classification
 # loss $C$. Training at fixed weights of the two losses minimises a free energy,
 #
-# $$F(\lambda,\gamma) = \min_e\,(R + \lambda D + \gamma C),\qquad dF = D\,d\lambda + C\,d\gamma,$$
+# $$F(\lambda,\gamma) = \min_e\,(R + \lambda D + \gamma C),\qquad
+# dF = D\,d\lambda + C\,d\gamma,$$
 #
 # so that $\lambda$ and $\gamma$ are forces, and moving them slowly is a process: at constant
 # $C$, say, from one task to another. We have seen the paper's abstract and its code; what we
@@ -69,31 +70,32 @@ joint = counts / counts.sum()
 
 @jax.jit
 def table(tau):
-    """F by its derivatives, and (D, C) of the ensemble with theirs."""
+    """The equilibrium, derivatives of F, of (D, C) of the ensemble, and chi by fluctuations."""
     forces = lambda tau: rep.tabular_equilibrium(joint, tau, log_d, log_c).functionals[1:]
     free = lambda tau: rep.tabular_free_energy(tau, joint, log_d, log_c)
-    slope, curvature = jax.grad(free)(tau), jax.hessian(free)(tau)
-    return free(tau), slope, curvature, forces(tau), jax.jacfwd(forces)(tau)
+    found = rep.tabular_equilibrium(joint, tau, log_d, log_c)
+    slope, curvature, moved = (
+        jax.grad(free)(tau),
+        jax.hessian(free)(tau),
+        jax.jacfwd(forces)(tau),
+    )
+    return found, slope, curvature, moved, rep.tabular_susceptibility(found, joint, tau)
 
 
-exact = lambda lam, gam: Controls(jnp.asarray(lam), jnp.asarray(gam))
+exact = lambda lam, gam: Controls(np.float64(lam), np.float64(gam))
 with jax.enable_x64(True):
-    at = exact(1.2, 0.8)
-    found = rep.tabular_equilibrium(joint, at, log_d, log_c)
-    F, slope, curvature, forces, moved = table(at)
-    chi, fluctuation = map(np.asarray, rep.tabular_susceptibility(found, joint, at))
-    hard = -np.asarray(table(exact(3.0, 3.0))[2])
-    missed = float(np.abs(np.asarray(curvature) + chi).max())
-    maxwell = abs(float(moved[0].gam) - float(moved[1].lam))
-print("m =", np.round(found.marginal, 4), f" gap {float(found.gap):.0e}")
-print(f"F = {F:.12f}   (D, C) = ({forces[0]:.12f}, {forces[1]:.12f})")
+    easy, hard = (jax.device_get(table(exact(*at))) for at in ((1.2, 0.8), (3.0, 3.0)))
+found, slope, curvature, moved, (chi, fluctuation) = easy
+_, D, C = found.functionals
+print("m =", found.marginal.round(4), f" gap {found.gap:.0e}")
+print(f"F = {found.free_energy:.12f}   (D, C) = ({D:.12f}, {C:.12f})")
 print(f"chi =\n{chi.round(6)}\nof which at a frozen marginal\n{fluctuation.round(6)}")
-apart = max(abs(float(a - b)) for a, b in zip(slope, forces, strict=True))
-claim(
-    "the forces' conjugates are slopes: grad F = (D, C)", f"to {apart:.0e} nats", apart < 1e-10
-)
-claim("curvature is response: -hessian F = chi", f"to {missed:.0e}", missed < 1e-9)
-claim("Maxwell: dD/dgam = dC/dlam", f"{moved[0].gam:.6f}, apart {maxwell:.0e}", maxwell < 1e-9)
+apart = max(abs(slope.lam - D), abs(slope.gam - C))
+claim("the controls' conjugates are slopes: grad F = (D, C)", f"to {apart:.0e}", apart < 1e-10)
+apart = np.abs(np.asarray(curvature) + chi).max()
+claim("curvature is response: -hessian F = chi", f"to {apart:.0e}", apart < 1e-9)
+apart = abs(moved[0].gam - moved[1].lam)
+claim("Maxwell: dD/dgam = dC/dlam", f"{moved[0].gam:.6f}, apart {apart:.0e}", apart < 1e-9)
 soft = np.linalg.eigvalsh(chi - fluctuation).min()
 claim("a marginal that adapts makes codes softer", f"lowest {soft:.1e}", soft > -1e-12)
 
@@ -109,15 +111,15 @@ with jax.enable_x64(True):
     equilibrium = jax.jit(rep.tabular_model(joint, log_d, log_c))
     path = rep.iso_process(equilibrium, exact(0.6, 1.5), 1.6, num_points=41)
     beyond = rep.iso_process(equilibrium, exact(1.2, 0.5), 1.8, num_points=7)
-    lams, gams = jnp.linspace(0.3, 2.0, 18), jnp.linspace(0.0, 3.0, 18)
-    surface = rep.equilibrium_surface(equilibrium, lams, gams)
+    lams, gams = np.linspace(0.4, 2.0, 14), np.linspace(0.0, 3.0, 14)
+    surface = rep.equilibrium_surface(equilibrium, lams, gams, batching="loop")
     above = float(rep.concavity_violation(surface))
     law = float(rep.first_law_residual(path))
 for k in range(0, 41, 8):
     row = (path.lam[k], path.gam[k], path.rate[k], path.distortion[k], path.classification[k])
     print("lam {:.1f}  gam {:.6f}  R {:.6f}  D {:.6f}  C {:.10f}".format(*row))
 print("beyond:", beyond.status, "-", beyond.reason)
-drift = float(np.ptp(path.classification))
+drift = np.ptp(np.asarray(path.classification))
 claim("iso-classification holds C", f"{path.status}, C within {drift:.0e}", drift < 1e-9)
 claim(
     "at constant C rate is traded against distortion",
@@ -130,8 +132,8 @@ claim("first law", f"dR = {change:.4f}, left over {law:.0e}", abs(law) < 1e-3 * 
 claim("the equilibrium surface is convex (F concave)", f"violated by {above:.0e}", above < 1e-9)
 claim(
     "a better reconstruction always relieves the classifier (chi_lg > 0)",
-    f"{chi[0, 1]:.3f} at (1.2, 0.8) but {hard[0, 1]:.3f} at (3, 3)",
-    bool(hard[0, 1] > 0),
+    f"{chi[0, 1]:.3f} at (1.2, 0.8) but {hard[-1][0][0, 1]:.3f} at (3, 3)",
+    bool(hard[-1][0][0, 1] > 0),
 )
 
 # %%
@@ -141,13 +143,14 @@ R, D, C = (np.asarray(part) for part in surface.functionals)
 solid.plot_surface(D, C, R, cmap="viridis", alpha=0.6, linewidth=0)
 solid.plot(path.distortion, path.classification, path.rate, "C3", lw=2.5, zorder=9)
 solid.set(xlabel="D", ylabel="C", zlabel="R", title="equilibria")
-solid.view_init(25, 35)
+solid.view_init(22, 55)
 plane = fig.add_subplot(1, 2, 2)
-lines = plane.contour(lams, gams, C.T, 14, cmap="viridis")
-plane.clabel(lines, fontsize=7)
-plane.plot(path.lam, path.gam, "C3", lw=2.5, label="iso-classification")
+levels = [1.0, 1.01, 1.02, 1.03, 1.04, 1.05, 1.07, 1.09, 1.12]
+lines = plane.contour(lams, gams, C.T, levels, cmap="viridis")
+plane.clabel(lines, fontsize=7, fmt="%.2f")
+plane.plot(path.lam, path.gam, "C3", lw=2.5, label="the path")
 plane.set(xlabel="λ", ylabel="γ", title="C [nats] over the controls")
-plane.legend(fontsize=8)
+plane.legend(fontsize=8, loc="upper right")
 
 # %% [markdown]
 # ## Digits have a phase boundary
@@ -160,21 +163,22 @@ plane.legend(fontsize=8)
 WIDTH = 0.3
 digits = load_digits()
 pixels, labels = digits.data / 16, digits.target
-onset_gams = np.linspace(0, 0.66, 12)
+cov = np.cov(pixels.T, ddof=0)
+onset_gams = np.linspace(0, 0.75, 12)
 places = np.array([[0.12, 0.0], [0.14, 0.0], [0.05, 0.65], [0.05, 0.7]])
 with jax.enable_x64(True):
-    hot = jax.nn.one_hot(labels, 10, dtype=float)
+    hot = np.eye(10)[labels]
     critical = jax.jit(lambda x, y, gam: rep.critical_lam(x, WIDTH, y=y, gam=gam))
     line = [float(critical(pixels, hot, gam)) for gam in onset_gams]
     strength = jax.jit(lambda x, y, tau: rep.onset_strength(x, y, tau, WIDTH))
     strengths = [float(strength(pixels, hot, exact(*p))) for p in places]
     code = lambda p: rep.codebook_equilibrium(
-        pixels, hot, exact(*p), decoder_scale=WIDTH, num_codes=4, num_restarts=1
+        pixels, hot, exact(*p), decoder_scale=WIDTH, num_codes=4, num_restarts=1, tol=1e-8
     )
     rates = [float(code(p).functionals.rate) for p in places]
 
     @jax.jit
-    def linear(lam, cov=np.cov(pixels.T, ddof=0)):
+    def linear(lam):
         """The best code of a Gaussian with the covariance of digits; labels do not pull."""
         none = jnp.zeros((1, 64)), jnp.ones((1, 1))
         tau = Controls(lam, jnp.zeros(()))
@@ -264,38 +268,53 @@ measure = jax.jit(
         rep.functionals(model, params, batch, key, num_samples=16)
     )
 )
+accuracy = jax.jit(functools.partial(rep.accuracy, model))
+first = lambda data, count: jax.tree.map(lambda a: a[:count], data)
 untrained = init(jax.random.key(0))
 params, _, run = fit(start, train, untrained, jax.random.key(1))
 print(f"J {run.losses[0]:.1f} → {run.losses[-200:].mean():.2f} nats per image", end=", ")
 print(f"still moving by {run.drift:.2f} ± {run.drift_stderr:.2f} per 1,000 steps")
-for name, part in (("train", train), ("test", test)):
+for name, part in (("train", first(train, 500)), ("test", first(test, 500))):
     mean, error = measure(params, part, jax.random.key(2))
-    line_of = [f"{n} {m:.3f} ± {e:.3f}" for n, m, e in zip("RDC", mean, error, strict=True)]
-    print(f"{name:5}", "  ".join(line_of), f" accuracy {rep.accuracy(model, params, part):.3f}")
+    values = [f"{n} {m:.3f} ± {e:.3f}" for n, m, e in zip("RDC", mean, error, strict=True)]
+    print(f"{name:5}", "  ".join(values), f" accuracy {accuracy(params, part):.3f}")
 
 # %% [markdown]
 # At frozen decoder and classifier the best codes are known up to $Z_x$. Importance sampling
 # from the encoder and annealed sampling must agree on it; what is left of $J$ is the price of
 # an amortised encoder, $J - G = E_x\,\mathrm{KL}(e\|e^*)$. An untrained encoder misses the
-# codes that matter: its weights collapse onto a few samples, and the number says so.
+# codes that matter: its weights collapse onto a few samples, and the number says so. Also a
+# trained one may be flagged, where a tenth of the samples do the work.
 
 # %%
-few = jax.tree.map(lambda a: a[:6], test)
-evidence = functools.partial(rep.log_partition, model, num_samples=256)
-importance = jax.jit(evidence)
-annealed = jax.jit(functools.partial(evidence, method="annealed", num_temps=16))
-tau = Controls(*map(jnp.float32, start))
-by_weights = importance(params, few, tau, jax.random.key(3))
-by_annealing = annealed(params, few, tau, jax.random.key(4))
+few = first(test, 6)
+tau = Controls(*map(np.float32, start))
+
+
+@jax.jit
+def weighed(params, key):
+    """log Z by importance, and what the encoder loses."""
+    ask = (model, params, few, tau, key)
+    return rep.log_partition(*ask, num_samples=256), rep.encoder_gap(*ask, num_samples=256)
+
+
+@jax.jit
+def walked(params, key):
+    """log Z by annealing."""
+    how = {"method": "annealed", "num_samples": 128, "num_temps": 8}
+    return rep.log_partition(model, params, few, tau, key, **how)
+
+
+by_weights, gap = weighed(params, jax.random.key(3))
+by_annealing = walked(params, jax.random.key(4))
 for k in range(6):
     print(
         f"image {k}: log Z {by_weights.log_z[k]:.3f} ± {by_weights.stderr[k]:.3f} by weights, "
         f"{by_annealing.log_z[k]:.3f} ± {by_annealing.stderr[k]:.3f} by annealing, "
         f"ess {by_weights.ess[k]:.0f} of 256"
     )
-gap = jax.jit(functools.partial(rep.encoder_gap, model))(params, few, tau, jax.random.key(5))
 lost, lost_error = rep.mean_and_stderr(gap.value)
-collapsed = importance(untrained, few, tau, jax.random.key(3))
+collapsed, _ = weighed(untrained, jax.random.key(3))
 print(f"J - G = {lost:.3f} ± {lost_error:.3f} nats per image")
 print(f"untrained: ess {np.round(collapsed.ess, 1)}")
 for note in tj.explain(int(np.bitwise_or.reduce(np.asarray(collapsed.flags)))):
@@ -314,33 +333,63 @@ claim(
 )
 
 # %% [markdown]
-# The response $\chi = g^T A^{-1} g$ of a network needs no matrix: conjugate gradients on
-# products with the curvature $A$. It presumes a minimum, which a few thousand steps of Adam
-# do not reach, so it is asked twice: as it stands, and damped.
-
+# The response $\chi = g^T A^{-1} g$ of parameters needs no matrix: conjugate gradients on
+# products with the curvature $A$. It presumes a minimum. The linear code of the digits with
+# eight latents has one in closed form, of 1,032 parameters, and its response counts modes;
+# a network after some thousand steps of Adam is no minimum, and the answer says so.
 
 # %%
+cov = cov.astype(np.float32)
+scale, axes_of = np.linalg.eigh(cov)
+scale, axes_of = scale[:-9:-1], axes_of[:, :-9:-1]
+
+
+def linear_means(p):
+    """R and D of codes N(W x, s^2) decoded by V z, for inputs of that covariance."""
+    W, V, s = p["W"], p["V"], jnp.exp(p["log_s"])
+    spread = W @ cov @ W.T + jnp.diag(s**2)
+    rate = 0.5 * (jnp.trace(spread) - 8) - jnp.sum(p["log_s"])
+    error = jnp.trace(cov) - 2 * jnp.trace(V @ W @ cov) + jnp.trace(V @ spread @ V.T)
+    return rep.Functionals(rate, error / (2 * WIDTH**2), 0.0 * rate)
+
+
+def best(lam):
+    """Its minimum: modes of strength kappa = lam scale / width^2 above 1 are on."""
+    kappa = np.maximum(lam * scale / WIDTH**2, 1)
+    V = axes_of * np.sqrt((kappa - 1) * WIDTH**2 / lam)
+    W = V.T * (lam / (WIDTH**2 * kappa))[:, None]
+    return {"W": W, "V": V, "log_s": -np.log(kappa) / 2}
+
+
+counted = {}
+for lam in (0.15, 0.25, 0.6):
+    at = jax.tree.map(np.float32, best(lam))
+    answer = rep.susceptibility(linear_means, at, Controls(np.float32(lam), np.float32(0)))
+    counted[lam] = float(2 * lam**2 * answer.chi[0, 0]), int(np.sum(lam * scale > WIDTH**2))
+    print(f"lam {lam}: 2 lam² chi_ll = {counted[lam][0]:.4f}, {counted[lam][1]} modes on")
+claim(
+    "the matrix-free response of parameters counts active modes",
+    ", ".join(f"{a:.3f} for {b}" for a, b in counted.values()),
+    all(abs(a - b) < 0.01 * b for a, b in counted.values()),
+)
+
+
 def means(data, params):
     """R, D and C of fixed images and fixed noise."""
-    return rep.expected_functionals(model, params, data, jax.random.key(6), num_samples=4)
+    return rep.expected_functionals(model, params, data, jax.random.key(6), num_samples=1)
 
 
-sample = jax.tree.map(lambda a: a[:200], train)
-respond = functools.partial(
-    rep.susceptibility,
-    jax.tree_util.Partial(means, sample),
-    params,
-    tau,
-    tol=1e-3,
-    max_iter=200,
+seen = jax.tree_util.Partial(means, first(train, 200))
+answer = rep.susceptibility(seen, params, tau, damping=0.01, tol=1e-3, max_iter=100)
+print(
+    "after 3,000 steps of Adam:",
+    *(note.split(":")[0] for note in tj.explain(int(answer.flags))),
 )
-answers = {damping: respond(damping=damping) for damping in (0.0, 0.01, 0.1, 1.0)}
-for damping, answer in answers.items():
-    print(
-        f"damping {damping}: chi_ll {answer.chi[0, 0]:.1f}, chi_lg {answer.chi[0, 1]:.3f}, "
-        f"chi_gg {answer.chi[1, 1]:.4f}, residual {answer.residual.max():.0e}",
-        *(note.split(":")[0] for note in tj.explain(int(answer.flags))),
-    )
+claim(
+    "away from a minimum a response is refused",
+    f"residual {answer.residual.max():.1g}, norm of the gradient {answer.grad_norm:.2g}",
+    bool(answer.flags != 0) and not bool(answer.converged.all()),
+)
 
 # %% [markdown]
 # ## A network's iso-classification
@@ -351,47 +400,46 @@ for damping, answer in answers.items():
 
 
 # %%
-class Pair(NamedTuple):
-    """What is trained on, and where C is held: from a first task to a second."""
+class Task(NamedTuple):
+    """Images between whose halves a task moves, and others where C is held."""
 
     first: rep.Batch
     second: rep.Batch
+    held_first: rep.Batch
+    held_second: rep.Batch
 
 
-def still(pair):
-    """One task, C held on other images than those of the training."""
-    return rows_of(pair.first), rows_of(pair.second)
+def some(data, chosen, count):
+    """Chosen images, repeated to a number: one shape is one compiled program."""
+    rows = np.resize(np.flatnonzero(chosen), count)
+    return rep.Batch(data.x[rows], data.y[rows], jnp.full(count, 1 / count))
 
 
-def mixture(pair):
-    """p_t = (1 - t) p_first + t p_second, C held on the images of the training."""
-    return (rep.mixture_path(*pair),) * 2
-
-
-@functools.partial(jax.jit, static_argnames="samplers")
-def follow(samplers, pair, params, schedule, key):
-    """The path with gam fed back, and with gam fixed."""
+@jax.jit
+def follow(task, params, schedule, key):
+    """The path on p_t = (1 - t) p_first + t p_second: gam fed back from C, and gam fixed."""
 
     def one(gain):
         plant = rep.Plant(
             model,
-            *samplers(pair),
+            rep.mixture_path(*task[:2]),
+            rep.mixture_path(*task[2:]),
             adam,
-            batch_size=128 if samplers is still else 64,
+            batch_size=64,
             block_steps=20,
-            measure_samples=8,
-            measure_size=250,
+            measure_samples=4,
         )
-        feedback = rep.Feedback(integral=0.2 * gain, proportional=1.0 * gain)
-        return rep.controlled_path(
-            plant, params, schedule, key, gam0=start.gam, feedback=feedback
-        )
+        gains = rep.Feedback(integral=0.2 * gain, proportional=1.0 * gain)
+        return rep.controlled_path(plant, params, schedule, key, gam0=5.0, feedback=gains)
 
-    return jax.vmap(one)(jnp.array([1.0, 0.0]))
+    return jax.lax.map(one, jnp.array([1.0, 0.0]))
 
 
-schedule = rep.make_schedule(10, lam=start.lam, lam_end=1.0, num_blocks=15, grid="still")
-iso = follow(still, Pair(train, validation), params, schedule, jax.random.key(7))
+half = lambda data, k, count: some(data, np.arange(len(data.y)) % 2 == k, count)
+halves = Task(*(half(d, k, n) for d, n in ((train, 500), (validation, 250)) for k in (0, 1)))
+schedule = rep.make_schedule(10, lam=start.lam, lam_end=1.0, num_blocks=20, grid="still")
+schedule = schedule._replace(t=schedule.t + 0.5)  # half of either half, all the way
+iso = follow(halves, params, schedule, jax.random.key(7))
 read, held = iso.readings, iso.readings.held_out
 drift = np.asarray(held.classification / held.classification[:, :1] - 1)[:, 1:]
 rms = np.sqrt(np.mean(drift**2, axis=1))
@@ -406,7 +454,7 @@ for name, k in (("controlled", 0), ("fixed gam", 1)):
         f"R {seen.rate[0]:.2f} → {seen.rate[-1]:.2f}, "
         f"D {seen.distortion[0]:.2f} → {seen.distortion[-1]:.2f}, "
         f"held-out C {held.classification[k, 0]:.3f} → {held.classification[k, -1]:.3f}, "
-        f"dR {seen.rate[-1] - seen.rate[0]:.2f} of {heat:.2f}"
+        f"dR {seen.rate[-1] - seen.rate[0]:.2f}, -∫(lam dD + gam dC) {heat:.2f}"
     )
 claim(
     "a network holds C while lam rises tenfold",
@@ -429,19 +477,17 @@ claim(
 # task.
 
 # %%
-side = lambda data, low: jax.tree.map(
-    lambda a: a[np.isin(data.y, np.arange(low, low + 5))], data
-)
-pair = Pair(side(train, 0), side(train, 5))
-begin, _, _ = fit(Controls(0.3, 5.0), side(train, 0), untrained, jax.random.key(8))
-moves = rep.make_schedule(10, lam=0.3, num_blocks=15)
-carried = follow(mixture, pair, begin, moves, jax.random.key(9))
+low = lambda data: np.asarray(data.y) < 5
+sides = low(train), ~low(train)
+task = Task(*(some(train, side, count) for count in (500, 250) for side in sides))
+begin, _, _ = fit(Controls(0.3, 5.0), some(train, sides[0], 1000), untrained, jax.random.key(8))
+moves = rep.make_schedule(10, lam=0.3, num_blocks=20)
+carried = follow(task, begin, moves, jax.random.key(9))
 read = carried.readings
 C = np.asarray(read.held_out.classification)
 strayed = C / C[:, :1] - 1
 rms = np.sqrt(np.mean(strayed[:, 1:] ** 2, axis=1))
-target, source = side(test, 5), side(test, 0)
-accuracy = jax.jit(functools.partial(rep.accuracy, model))
+source, target = some(test, low(test), 500), some(test, ~low(test), (~low(test)).sum())
 scores = {
     name: float(accuracy(jax.tree.map(lambda a, k=k: a[k], carried.state.params), target))
     for k, name in enumerate(("controlled", "fixed gam"))
@@ -464,3 +510,60 @@ claim(
     f"by {better:+.3f} ± {noise:.3f}",
     bool(better > 0) if abs(better) > 2 * noise else None,
 )
+
+# %% [markdown]
+# Constancy of $C$ is not always to be had. On the table between two tasks the largest $\gamma$
+# may leave $C$ above its target: the path says where, and does not go on searching.
+
+# %%
+home = np.array([[6, 1, 1], [5, 1, 1], [1, 5, 1], [1, 4, 1], [1, 1, 2], [1, 1, 1]]) / 35
+away = np.array([[1, 1, 1], [1, 2, 1], [2, 2, 1], [1, 4, 2], [1, 1, 7], [1, 2, 6]]) / 37
+with jax.enable_x64(True):
+    between = jax.jit(rep.tabular_task(home, away, log_d, log_c))
+    trips = {
+        gam: rep.iso_transfer(between, exact(1.0, gam), num_points=17)
+        for gam in (0.3, 1.0, 2.0)
+    }
+for gam, trip in trips.items():
+    print(f"gam0 {gam}: {trip.status} {trip.reason}")
+claim(
+    "every representation can be carried at constant C",
+    f"from gam0 = 2: {trips[2.0].status} at "
+    f"{int(np.isnan(np.asarray(trips[2.0].gam)).sum())} of 17 points",
+    all(trip.status == "reached" for trip in trips.values()),
+)
+
+# %%
+fig, axes = plt.subplots(1, 4, figsize=(12.5, 2.9), layout="constrained")
+steps = iso.readings
+for k, name in enumerate(("γ fed back", "γ fixed")):
+    axes[0].semilogx(steps.lam[k], steps.held_out.classification[k], "o-", ms=3, label=name)
+    axes[1].plot(steps.training.distortion[k], steps.training.rate[k], "o-", ms=3, label=name)
+    axes[2].plot(read.t[k], C[k] / C[k, 0], "o-", ms=3, label=name)
+axes[0].set(
+    xlabel="λ", ylabel="C [nats], validation", title="digits: iso-classification", ylim=0
+)
+axes[1].set(xlabel="D [nats]", ylabel="R [nats]", title="what is traded")
+axes[2].set(xlabel="t", ylabel="C / C₀", title="digits 0–4 → 5–9", ylim=0)
+for gam, trip in trips.items():
+    axes[3].semilogy(trip.t, trip.gam, "o-", ms=3, label=f"γ₀ = {gam:g}: {trip.status}")
+axes[3].set(xlabel="t", ylabel="γ", title="table: C held, where it can be")
+for axis in axes:
+    axis.legend(fontsize=8)
+
+# %% [markdown]
+# ## What holds
+#
+# Where the minimum is exact the accounts balance. Networks hold $C$ many times better with
+# control than without, but they lag behind equilibrium: their first law closes only as far as
+# they relax. That control ends in a better classifier does not show on digits. Two claims that
+# one might take for granted are wrong: the sign of $\chi_{\lambda\gamma}$ depends on where
+# one is, and some representations cannot be carried at constant $C$.
+
+# %%
+claim("the paper's own accuracies are reproduced", "its tables were not seen", None)
+print()
+for word, text, measured in verdicts:
+    print(f"{word:5}  {text}: {measured}")
+refuted = [text for word, text, _ in verdicts if word == "fails"]
+assert all("always" in text or "every" in text for text in refuted)

@@ -338,6 +338,7 @@ def test_reproduce_refuses_and_stops_in_one_line(run, toy, tmp_path):
     (tmp_path / "there/temperature/file").touch()
     refused(run, "reproduce", "all", "--out", "there", parts=("temperature", "--overwrite"))
     refused(run, "reproduce", "alchemy", parts=("alchemy",))
+    refused(run, "reproduce", "laws", "--mnist", "there", parts=("--mnist", "representation"))
 
     def stopped(*args, **kwargs):
         raise KeyboardInterrupt

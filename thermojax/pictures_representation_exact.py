@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from thermojax.plotting import (
     RED,
     SKY,
     axes_grid,
-    save_png,
     styled,
 )
 
@@ -31,7 +29,6 @@ __all__ = [
     "equilibrium_surface",
     "exact_process",
     "figures",
-    "save_figures",
     "table_processes",
 ]
 
@@ -268,16 +265,3 @@ def figures(arrays: Mapping[str, Any]) -> dict[str, Figure]:
     """
     drawn = (exact_process, boundaries, equilibrium_surface, table_processes)
     return {function.__name__: function(arrays) for function in drawn}
-
-
-def save_figures(arrays: Mapping[str, Any], folder: Path | str) -> dict[str, Path]:
-    """Write all figures as PNG.
-
-    Args:
-        arrays: `x1_*` to `x4_*` of the experiments.
-        folder: created if need be.
-
-    Returns:
-        Name -> path.
-    """
-    return save_png(figures(arrays), folder)

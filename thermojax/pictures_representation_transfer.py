@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thermojax.experiments.representation_transfer import FEW, METHODS
 from thermojax.pictures import band, mean_of_draws
 from thermojax.plotting import BLUE, GREEN, GREY, INK, ORANGE, RED, axes_grid, styled
 
@@ -25,8 +24,9 @@ CAPTIONS = {
     ),
     "accuracy": (
         "Target accuracy by method",
-        "Test images of 5-9 after the same number of gradient steps, except for the authors' "
-        "rule and the short path, which take fewer; bars are standard errors over draws.",
+        "Test images of 5-9 after as many gradient steps, except for the released rule and the "
+        "short path, which take fewer. Right: few labels of each target class, short paths. "
+        "Bars with standard errors over draws; dots are draws.",
     ),
 }
 _CURVES = (
@@ -46,16 +46,16 @@ def transfer(arrays: Mapping[str, Any]) -> Figure:
     """
     figure, (held, control, trade) = axes_grid(1, 3, 3.4)
     get = lambda name: np.asarray(arrays[f"e4_{name}"], float)
-    loss = get("train_classification")
+    loss, methods = get("train_classification"), np.asarray(arrays["e4_method"]).tolist()
     held.axhline(1, color=GREY, lw=1)
     for name, color, label, mark in _CURVES:
-        k = METHODS.index(name)
+        k = methods.index(name)
         t = get("t")[k]
         band(held, t, loss[:, k] / loss[:, k, :1], color, label, mark)
         band(control, t, get("gam")[:, k], color, label, mark)
     for quantity, color in (("rate", BLUE), ("distortion", RED)):
         for name, style in (("iso-C, training", "-"), ("fixed", ":")):
-            k = METHODS.index(name)
+            k = methods.index(name)
             label = f"{quantity} {quantity[0].upper()}" if style == "-" else ""
             band(trade, get("t")[k], get(f"train_{quantity}")[:, k], color, label, style)
     held.set(
@@ -90,8 +90,9 @@ def accuracy(arrays: Mapping[str, Any]) -> Figure:
         arrays: `e4_accuracy` and `e4_few_accuracy` of the experiments, draws along axis 0.
     """
     figure, axes = axes_grid(1, 2, 3.2)
-    parts = (("e4", METHODS, "All labels"), ("e4_few", FEW, "Few labels of each class"))
-    for axis, (prefix, names, title) in zip(axes, parts, strict=True):
+    parts = (("e4", "All labels"), ("e4_few", "Few labels of each class"))
+    for axis, (prefix, title) in zip(axes, parts, strict=True):
+        names = np.asarray(arrays[f"{prefix}_method"]).tolist()
         values = np.asarray(arrays[f"{prefix}_accuracy"], float)
         mean, error = mean_of_draws(values)
         place = np.arange(len(names))[::-1]
@@ -100,6 +101,7 @@ def accuracy(arrays: Mapping[str, Any]) -> Figure:
         axis.plot(values.T, place[:, None], ".", color=INK, ms=3, alpha=0.6)
         axis.set_yticks(place, labels=names)
         axis.grid(False, axis="y")
+        axis.set_axisbelow(True)
         low = min(float((mean - error).min()), float(values.min()))
         floor = max(0.0, np.floor(20 * low) / 20 - 0.05)
         axis.set(title=title, xlabel="target test accuracy", xlim=(floor, 1.0))

@@ -10,7 +10,8 @@ from thermojax.experiments.representation_exact_claims import (
     exact_numbers,
 )
 from thermojax.experiments.representation_table import TableConfig
-from thermojax.pictures_representation_exact import CAPTIONS, save_figures
+from thermojax.pictures_representation_exact import CAPTIONS, figures
+from thermojax.plotting import save_png
 
 SMALL = ExactConfig(
     examples=120,
@@ -137,7 +138,7 @@ def test_identities_can_fail(found, name, change):
 def test_numbers_and_pictures(found, tmp_path):
     tables = exact_numbers(found[0])
     assert [len(rows) for rows in tables.values()] == [3, 2, 3, 4]
-    paths = save_figures(found[0], tmp_path)
+    paths = save_png(figures(found[0]), tmp_path)
     assert set(paths) == set(CAPTIONS)
     assert all(path.stat().st_size > 10_000 for path in paths.values())
 

@@ -50,6 +50,7 @@ from thermojax.experiments.representation_transfer import TransferConfig, run_tr
 from thermojax.experiments.representation_transfer_claims import (
     transfer_claims,
     transfer_identities,
+    transfer_notes,
     transfer_numbers,
 )
 from thermojax.experiments.reproduction import Page, Result, Theory
@@ -103,7 +104,9 @@ class RepresentationConfig:
         """Settings of a neural experiment, on the images and in the sizes asked for."""
         if self.mnist is None and not self.device:
             return part
-        found = dataclasses.replace(part, data=self._data(), sizes=sizes_for(device=self.device))
+        found = dataclasses.replace(
+            part, data=self._data(), sizes=sizes_for(device=self.device)
+        )
         return dataclasses.replace(found, rows=_ROWS) if hasattr(part, "rows") else found
 
 
@@ -143,7 +146,7 @@ def run(
         "seconds": time.monotonic() - began,
     }
     say(1.0, "done")
-    return Result(arrays, facts, {"reading": _READING})
+    return Result(arrays, facts, {"reading": _READING, **transfer_notes(arrays)})
 
 
 def claims(arrays: dict[str, np.ndarray]) -> list[dict]:

@@ -129,6 +129,7 @@ def _stacked(prefix: str, found: Mapping[str, _Found]) -> Arrays:
     for name in ("rate", "distortion", "classification"):
         out[name] = columns(lambda r, name=name: getattr(r.held_out, name))
         out[f"train_{name}"] = columns(lambda r, name=name: getattr(r.training, name))
+    out["method"] = np.array(list(found))
     return {f"{prefix}_{name}": values for name, values in out.items()}
 
 
@@ -145,10 +146,11 @@ def run_transfer(config: TransferConfig, seeds: Sequence[int], say: Say) -> Arra
         (`PATHS`) arrays [draw, method, point] `_gam`, `_lam`; `_rate`, `_distortion`,
         `_classification` with `_stderr` of C on validation images and `_train_rate`, ... on
         training images; `_work` dissipated and `_force` of the task on training images;
-        `_t` [method, point]; [draw, method] `_accuracy` on test images of the target,
-        `_status` and `_reason` of the path where C is held. On the displacement paths the
-        validation columns repeat the training ones. `e6_cost` [draw, 2] is the mean squared
-        distance of independent and of coupled pairs, `e6_converged` [draw] the coupling's.
+        `_t` [method, point], `_method` [method] their names; [draw, method] `_accuracy` on
+        test images of the target, `_status` and `_reason` of the path where C is held. On the
+        displacement paths the validation columns repeat the training ones. `e6_cost`
+        [draw, 2] is the mean squared distance of independent and of coupled pairs,
+        `e6_converged` [draw] the coupling's.
     """
     pairs = tasks(draws_of(config.data, seeds))
     keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), 4) for seed in seeds])

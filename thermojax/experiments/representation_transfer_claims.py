@@ -3,6 +3,8 @@
     drift = C / C_0 - 1 over the points of a path after the start, C_0 read under the same
     cooling as every other point
 
+C is read with other codes than those the controller sees, so that their noise counts as drift.
+
 Source: specification of the theory, 9.2 E4 to E6; claims marked [paper], Gao & Chaudhari 2020.
 """
 
@@ -123,7 +125,7 @@ def _against(arrays: Arrays) -> list[dict]:
         ),
         claim(
             "[ours]",
-            "Feedback of gam holds C an order of magnitude better than fixed controls",
+            "Feedback holds C an order of magnitude better than fixed controls (0-4 to 5-9)",
             "rms at most a tenth of that at fixed controls, as many gradient steps",
             f"ratio {in_words(size[:, _HELD] / size[:, _LONG])}",
             size[:, _HELD] <= 0.1 * size[:, _LONG],
@@ -187,11 +189,17 @@ def _paired(arrays: Arrays) -> list[dict]:
         claim(
             "[paper]",
             "The process holds C on another pair of tasks (even to odd digits, training C)",
-            "rms of C/C0 - 1 below 20 % and at most a tenth of that at fixed controls "
-            "(short steps)",
-            f"rms {_percent(held)} against {_percent(fixed)}",
-            (held < 0.2) & (held <= 0.1 * fixed),
-        )
+            "rms of C/C0 - 1 below 20 %",
+            f"rms {_percent(held)}",
+            held < 0.2,
+        ),
+        claim(
+            "[ours]",
+            "Feedback holds C an order of magnitude better than fixed controls (even to odd)",
+            "rms at most a tenth of that at fixed controls, short steps",
+            f"ratio {in_words(held / fixed)}, fixed controls {_percent(fixed)}",
+            held <= 0.1 * fixed,
+        ),
     ]
 
 

@@ -80,7 +80,7 @@ class TransferConfig:
         blocks: of gradient steps in each of them, gam being fed back after each block.
         short_blocks: the same for short paths: few labels, and E6.
         block_steps: gradient steps of a block.
-        samples: codes per image of a measurement.
+        samples: codes per image of a measurement; with 8 their noise moves C by a tenth.
         few: labels of each target class where there are few.
         pairs: images of each side that are coupled, at most.
         pair_rows: pairs of a measurement on the displacement path, the same ones every time.
@@ -97,9 +97,9 @@ class TransferConfig:
     blocks: int = 30
     short_blocks: int = 10
     block_steps: int = 30
-    samples: int = 8
+    samples: int = 24
     few: int = 10
-    pairs: int = 300
+    pairs: int = 150
     pair_rows: int = 1_000
     epsilon: float = 0.02
 
