@@ -14,7 +14,7 @@
 # %% [markdown]
 # # What a representation keeps, and what it costs
 #
-# Seed 0 throughout; about a minute on two CPU cores.
+# Fixed seeds throughout; about a minute on two CPU cores.
 #
 # Gao & Chaudhari (2020, arXiv 2002.12406) let a representation keep three accounts: the rate
 # $R$ at which codes tell of inputs, the distortion $D$ of a decoder, and the classification
@@ -41,6 +41,7 @@ from sklearn.datasets import load_digits
 import thermojax as tj
 from thermojax import representation as rep
 
+plt.rcParams["figure.dpi"] = 60
 verdicts = []
 Controls = rep.Multipliers  # lam pulls on D, gam on C
 
@@ -111,7 +112,7 @@ with jax.enable_x64(True):
     equilibrium = jax.jit(rep.tabular_model(joint, log_d, log_c))
     path = rep.iso_process(equilibrium, exact(0.6, 1.5), 1.6, num_points=41)
     beyond = rep.iso_process(equilibrium, exact(1.2, 0.5), 1.8, num_points=7)
-    lams, gams = np.linspace(0.4, 2.0, 14), np.linspace(0.0, 3.0, 14)
+    lams, gams = np.linspace(0.4, 2.0, 11), np.linspace(0.0, 3.0, 11)
     surface = rep.equilibrium_surface(equilibrium, lams, gams, batching="loop")
     above = float(rep.concavity_violation(surface))
     law = float(rep.first_law_residual(path))
@@ -137,7 +138,7 @@ claim(
 )
 
 # %%
-fig = plt.figure(figsize=(9, 3.4), layout="constrained")
+fig = plt.figure(figsize=(8, 3.1), layout="constrained")
 solid = fig.add_subplot(1, 2, 1, projection="3d")
 R, D, C = (np.asarray(part) for part in surface.functionals)
 solid.plot_surface(D, C, R, cmap="viridis", alpha=0.6, linewidth=0)
@@ -150,7 +151,7 @@ lines = plane.contour(lams, gams, C.T, levels, cmap="viridis")
 plane.clabel(lines, fontsize=7, fmt="%.2f")
 plane.plot(path.lam, path.gam, "C3", lw=2.5, label="the path")
 plane.set(xlabel="λ", ylabel="γ", title="C [nats] over the controls")
-plane.legend(fontsize=8, loc="upper right")
+_ = plane.legend(fontsize=8, loc="upper right")
 
 # %% [markdown]
 # ## Digits have a phase boundary
@@ -212,11 +213,11 @@ for on, mark in ((False, "o"), (True, "^")):
     label = "codebook: R > 0" if on else "codebook: R = 0"
     axes[0].plot(chosen[:, 1], chosen[:, 0], mark, label=label)
 axes[0].set(xlabel="γ", ylabel="λ", title="digits: onset of a code", ylim=0)
-axes[0].legend(fontsize=8)
 axes[1].semilogx(ladder, 2 * heat, label="2 λ² χ")
 axes[1].semilogx(ladder, active, "k:", label="active modes")
 axes[1].set(xlabel="λ", title="linear optimum: heat capacity counts")
-axes[1].legend(fontsize=8)
+for axis in axes:
+    axis.legend(fontsize=8)
 
 # %% [markdown]
 # ## A network
@@ -534,7 +535,7 @@ claim(
 )
 
 # %%
-fig, axes = plt.subplots(1, 4, figsize=(12.5, 2.9), layout="constrained")
+fig, axes = plt.subplots(1, 4, figsize=(12, 2.8), layout="constrained")
 steps = iso.readings
 for k, name in enumerate(("γ fed back", "γ fixed")):
     axes[0].semilogx(steps.lam[k], steps.held_out.classification[k], "o-", ms=3, label=name)

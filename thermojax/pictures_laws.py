@@ -41,7 +41,7 @@ CAPTIONS = {
         "First law, and entropy of the trainables",
         "Left: energy, heat and work from the start to the end of training, and what two "
         "readings of the paper's first law miss. Middle: Laplacian of the free energy, which "
-        "destroys the entropy of trainables. Right: entropy lost by 4,096 small networks "
+        "destroys the entropy of trainables. Right: entropy lost by small networks "
         "under gradient descent, exact (line) and by density estimates.",
     ),
     "depth": (

@@ -60,7 +60,7 @@ class StatesConfig:
     betas: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0)
     probes: int = 16
     spacing: int = 80
-    refinements: tuple[int, ...] = (2, 4, 8)
+    refinements: tuple[int, ...] = (4, 8, 16)
 
     def __post_init__(self):
         steps = (*self.checkpoints, self.spacing)

@@ -16,6 +16,7 @@ from thermojax.theories.learning_laws.gaussian import (
     linearized_state,
     reference_state,
 )
+from thermojax.theories.learning_laws.quadrature import quadrature_state
 from thermojax.theories.learning_laws.septuple import dense_network, layered_network
 from thermojax.theories.learning_laws.states import check_beta, state_of
 
@@ -419,3 +420,13 @@ def test_impossible_requests_are_refused():
             check_beta(beta)
     with pytest.raises(ValueError, match="no canonical ensemble"):
         state_of(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()), 1, 0.0)
+
+
+def test_the_linearized_route_says_where_it_is_too_coarse(x64):
+    """Against quadrature: flagged where hot, silent where its error is small."""
+    params, example = chain(((0.5, 0.1), (1.2, -0.3), (0.8, 0.05)), 1.0, 0.4)
+    for beta, coarse in ((0.5, True), (500.0, False)):
+        closed = linearized_state(TANH, params, example, beta)
+        exact = quadrature_state(TANH, params, example, beta)
+        assert bool(closed.flags & Flag.TOO_COARSE) == coarse
+        assert (abs(closed.log_z - exact.log_z) > 0.05) == coarse

@@ -269,6 +269,7 @@ def test_digits_linearized_and_annealed_agree_where_the_states_are_cold():
         assert sampled.log_z.dtype == jnp.float32
         assert sampled.stderr < 0.25  # of a sum of four
         gaps.append((closed.log_z - sampled.log_z, sampled.stderr))
+        assert (closed.flags == 0) == (beta > 10)  # it says where it is too coarse
     (hot, hot_error), (cold, cold_error) = gaps
     check(cold, 0.0, cold_error, limit=4.0)
     caught(hot, 0.0, hot_error)  # O(1/beta): slopes along the forward pass are too few

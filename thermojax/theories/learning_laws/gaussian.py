@@ -17,6 +17,7 @@ activation. Both are derived here; the first is textbook.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +39,8 @@ from thermojax.theories.learning_laws.states import (
 from thermojax.typing import Array, ArrayLike, PyTree
 
 __all__ = ["gaussian_state", "is_reference", "linearized_state", "reference_state"]
+
+_COARSE = 0.05
 
 
 def is_reference(system: System, example: Example) -> bool:
@@ -142,7 +145,10 @@ def linearized_state(
 
     Returns:
         `State` of scalars, stderr 0 (the error of the approximation is not in it).
-        Differentiable in params, beta and example.
+        Differentiable in params, beta and example. TOO_COARSE for a layered network whose
+        log Z moves by more than .05 nats when outputs and slopes are averaged over the
+        fluctuations of the states (two-point rule, independent neurons); the error itself
+        can be some times that.
 
     Raises:
         ValueError: a recurrent network, free inputs, a site potential, beta not positive.
@@ -222,35 +228,66 @@ def _state(half_log_det: ArrayLike, h_min: Array, n: int, beta: ArrayLike) -> St
 def _chain_state(network: Network, params: PyTree, example: Example, beta: ArrayLike) -> State:
     """Both ends clamped: n_out x n_out algebra along the forward pass."""
     assert example is not None
-    output, jacobians = _chain(network, params, example["x"])
-    error = example["y"] - output
-    gram = jnp.eye(error.size, dtype=error.dtype)
-    for jacobian in jacobians:
-        gram = gram + jacobian @ jacobian.T
-    factor = jnp.linalg.cholesky(gram)
-    white = jax.scipy.linalg.solve_triangular(factor, error, lower=True)
-    half_log_det = jnp.sum(jnp.log(jnp.diagonal(factor)))
     n = sum(network.sizes[1:-1])
-    return _state(half_log_det, 0.5 * jnp.sum(white**2), n, beta)
+
+    def parts(params, example, rule):
+        output, jacobians = _chain(network, params, example["x"], rule)
+        error = example["y"] - output
+        gram = jnp.eye(error.size, dtype=error.dtype)
+        for jacobian in jacobians:
+            gram = gram + jacobian @ jacobian.T
+        factor = jnp.linalg.cholesky(gram)
+        white = jax.scipy.linalg.solve_triangular(factor, error, lower=True)
+        return jnp.sum(jnp.log(jnp.diagonal(factor))), 0.5 * jnp.sum(white**2)
+
+    half_log_det, h_min = parts(params, example, _slope)
+    state = _state(half_log_det, h_min, n, beta)
+    # the same with outputs and slopes averaged over the states' fluctuations
+    fixed = jax.lax.stop_gradient((params, example, jnp.asarray(beta)))
+    averaged_log_det, averaged_h = parts(*fixed[:2], _Fluctuating(fixed[2]))
+    change = averaged_log_det - half_log_det + beta * (averaged_h - h_min)
+    return state._replace(
+        flags=state.flags | raise_flags((Flag.TOO_COARSE, jnp.abs(change) > _COARSE))
+    )
 
 
-def _slope(f: Callable, y: Array) -> tuple[Array, Array]:
-    return jax.jvp(f, (y,), (jnp.ones_like(y),))
+def _slope(f: Callable, y: Array, spread: Array) -> tuple[Array, Array, Array]:
+    """Value and slope of f at y; states that do not fluctuate stay so."""
+    return *jax.jvp(f, (y,), (jnp.ones_like(y),)), spread
 
 
-def _chain(network: Network, params: PyTree, x: Array) -> tuple[Array, list[Array]]:
-    """The forward output and d output / d x_l of the hidden layers, last ones first."""
+class _Fluctuating(NamedTuple):
+    """Mean and mean slope of f over a Gaussian about y, by its two-point rule."""
+
+    beta: Array
+
+    def __call__(self, f: Callable, y: Array, spread: Array) -> tuple[Array, Array, Array]:
+        wide = jnp.sqrt(spread)
+        above, below = f(y + wide), f(y - wide)
+        safe = jnp.where(wide > 0, 2 * wide, 1)
+        slope = jnp.where(wide > 0, (above - below) / safe, 1)
+        return 0.5 * (above + below), slope, slope**2 * spread + 1 / self.beta
+
+
+def _chain(
+    network: Network, params: PyTree, x: Array, rule: Callable
+) -> tuple[Array, list[Array]]:
+    """The forward output and d output / d x_l of the hidden layers, last ones first.
+
+    `rule` is (f, pre-activation, its variance) -> value, slope, variance of the state.
+    """
     f, g = network.activation, network.output_activation
     if len(params) == 1:
         (w, b) = params[0]
         return g(w @ x + b), []
     (first, bias), *middle, (last, last_bias) = params
     # no scan over equal layers: at depth 8 it compiles no faster and runs slower
-    layer, slopes = f(first @ x + bias), []
+    layer, _, spread = rule(f, first @ x + bias, jnp.zeros_like(bias))
+    slopes = []
     for w, b in middle:
-        layer, slope = _slope(f, w @ layer + b)
+        layer, slope, spread = rule(f, w @ layer + b, w**2 @ spread)
         slopes.append(slope)
-    output, slope = _slope(g, last @ layer + last_bias)
+    output, slope, _ = rule(g, last @ layer + last_bias, last**2 @ spread)
     jacobians = [slope[:, None] * last]
     for (w, _), slope in zip(middle[::-1], slopes[::-1], strict=True):
         jacobians.append((jacobians[-1] * slope) @ w)
