@@ -161,8 +161,8 @@ _TEXT: dict[Flag, tuple[str, str]] = {
         "burn in longer, use a smaller step size or larger batches",
     ),
     Flag.NOT_A_MINIMUM: (
-        "walkers found a lower loss than the anchor's: it is no minimum",
-        "train the anchor further, or start from the lowest point found",
+        "the point is no minimum: a lower loss, or negative curvature, was found about it",
+        "train further, or start from the lowest point found",
     ),
     Flag.NOT_FLAT: (
         "the energy histogram of the frozen-weight run is not flat, or bins were not reached",
@@ -173,8 +173,8 @@ _TEXT: dict[Flag, tuple[str, str]] = {
         "use more networks: an ensemble of N resolves at most log N nats",
     ),
     Flag.TOO_COARSE: (
-        "the path is resolved too coarsely for its sums to close",
-        "accumulate at every step, or use smaller steps",
+        "the path or the expansion is too coarse for its sums to close",
+        "use smaller or more steps, or a route without the approximation",
     ),
     Flag.KINKED: (
         "the energy has kinks, whose curvature automatic differentiation does not see",
