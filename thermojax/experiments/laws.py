@@ -25,7 +25,7 @@ from thermojax.experiments.laws_claims import claims, identities, numbers
 from thermojax.experiments.laws_depth import DepthConfig, run_depths
 from thermojax.experiments.laws_ensemble import EnsembleConfig, run_ensemble
 from thermojax.experiments.laws_thermodynamics import StatesConfig, run_thermodynamics
-from thermojax.experiments.reproduction import Page, Result, Theory
+from thermojax.experiments.reproduction import Page, Result, Theory, check_draws
 from thermojax.pictures_laws import CAPTIONS, save_figures
 
 __all__ = ["THEORY", "LawsConfig", "run"]
@@ -50,10 +50,7 @@ class LawsConfig:
     depth: DepthConfig = dataclasses.field(default_factory=DepthConfig)
 
     def __post_init__(self):
-        if self.draws < 1 or self.seed < 0:
-            raise ValueError(
-                f"draws={self.draws} must be at least 1 and seed={self.seed} not negative"
-            )
+        check_draws(self.draws, self.seed)
 
 
 def run(config: LawsConfig, *, progress: Callable[[float, str], None] | None = None) -> Result:

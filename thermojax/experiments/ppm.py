@@ -26,7 +26,14 @@ from thermojax.experiments.ppm_claims import claims
 from thermojax.experiments.ppm_identities import identities
 from thermojax.experiments.ppm_learning import LearningConfig, run_learning
 from thermojax.experiments.ppm_memory import MemoryConfig, run_memory
-from thermojax.experiments.reproduction import Page, Result, Theory, identity, record
+from thermojax.experiments.reproduction import (
+    Page,
+    Result,
+    Theory,
+    check_draws,
+    identity,
+    record,
+)
 from thermojax.pictures_ppm import CAPTIONS, save_figures
 
 __all__ = [
@@ -54,10 +61,7 @@ class PPMConfig:
     memory: MemoryConfig = dataclasses.field(default_factory=MemoryConfig)
 
     def __post_init__(self):
-        if self.draws < 1 or self.seed < 0:
-            raise ValueError(
-                f"draws={self.draws} must be at least 1 and seed={self.seed} not negative"
-            )
+        check_draws(self.draws, self.seed)
 
 
 def run(config: PPMConfig, *, progress: Callable[[float, str], None] | None = None) -> Result:

@@ -53,7 +53,7 @@ from thermojax.experiments.representation_transfer_claims import (
     transfer_notes,
     transfer_numbers,
 )
-from thermojax.experiments.reproduction import Page, Result, Theory
+from thermojax.experiments.reproduction import Page, Result, Theory, check_draws
 from thermojax.pictures_representation import CAPTIONS, save_figures
 
 __all__ = ["THEORY", "RepresentationConfig", "run"]
@@ -88,10 +88,7 @@ class RepresentationConfig:
     transfer: TransferConfig = dataclasses.field(default_factory=TransferConfig)
 
     def __post_init__(self):
-        if self.draws < 1 or self.seed < 0:
-            raise ValueError(
-                f"draws={self.draws} must be at least 1 and seed={self.seed} not negative"
-            )
+        check_draws(self.draws, self.seed)
         if self.mnist is not None:  # a missing or damaged file is said before anything runs
             split(self._data(), self.seed)
 

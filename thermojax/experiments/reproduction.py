@@ -28,6 +28,7 @@ __all__ = [
     "Page",
     "Result",
     "Theory",
+    "check_draws",
     "claim",
     "claims_table",
     "identity",
@@ -157,6 +158,21 @@ class Theory:
 def theory(name: str) -> Theory:
     """The experiments of a theory by its name."""
     return importlib.import_module(f"thermojax.experiments.{name}").THEORY
+
+
+def check_draws(draws: int, seed: int) -> None:
+    """Refuse settings without a draw, or with a negative seed.
+
+    Raises:
+        ValueError: with both values.
+
+    Example:
+        >>> check_draws(0, 3)
+        Traceback (most recent call last):
+        ValueError: draws=0 must be at least 1 and seed=3 not negative
+    """
+    if draws < 1 or seed < 0:
+        raise ValueError(f"draws={draws} must be at least 1 and seed={seed} not negative")
 
 
 def claim(mark: str, statement: str, criterion: str, measured: str, holds: Any) -> dict:

@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from thermojax.experiments.reproduction import Page, Result, Theory, record
+from thermojax.experiments.reproduction import Page, Result, Theory, check_draws, record
 from thermojax.experiments.temperature_claims import (
     claims,
     layer_identities,
@@ -73,10 +73,7 @@ class TemperatureConfig:
     gibbs: GibbsConfig = dataclasses.field(default_factory=GibbsConfig)
 
     def __post_init__(self):
-        if self.draws < 1 or self.seed < 0:
-            raise ValueError(
-                f"draws={self.draws} must be at least 1 and seed={self.seed} not negative"
-            )
+        check_draws(self.draws, self.seed)
 
 
 def run(
