@@ -232,3 +232,16 @@ def test_model_of_another_task_is_refused():
         codebook_model(x, label[:, :1] * 0 + 1, SCALE, small())
     with pytest.raises(ValueError, match="the centres have shape"):
         codebook_model(x[:, :3], label, SCALE, small())
+
+
+def test_examples_that_are_not_finite_are_named():
+    x = jnp.array([[0.0, 1.0], [jnp.nan, 0.0], [1.0, 0.0]])
+    with pytest.raises(ValueError, match=r"x\[1\] is not finite"):
+        codebook_equilibrium(
+            x,
+            jnp.array([0, 1, 1]),
+            Multipliers(1.0, 1.0),
+            decoder_scale=0.3,
+            num_codes=2,
+            key=jax.random.key(0),
+        )

@@ -85,6 +85,9 @@ def _framed(x, y, decoder_scale):
     x = x.astype(jnp.result_type(x, 0.0))
     if x.ndim != 2 or 0 in x.shape:
         raise ValueError(f"x has shape {x.shape}; give examples [n, d]")
+    if is_concrete(x) and not np.all(np.isfinite(np.asarray(x))):
+        row = int(np.argmin(np.isfinite(np.asarray(x)).all(axis=1)))
+        raise ValueError(f"x[{row}] is not finite; drop or mend that example")
     if is_concrete(decoder_scale) and not 0 < float(decoder_scale) < float("inf"):
         raise ValueError(f"decoder_scale is {decoder_scale}; give a number > 0")
     label = label_weights(y, x.shape[0], x.dtype)

@@ -146,7 +146,7 @@ def _check_system(cov_x, label_map, label_cov, multipliers, scales, latent_dim):
     if is_concrete((cov_x, label_cov)):
         for name, matrix in (("cov_x", cov_x), ("label_cov", label_cov)):
             lowest = float(np.linalg.eigvalsh(np.asarray(matrix, float)).min(initial=0))
-            if lowest < -1e-5 * (1 + float(np.abs(matrix).max(initial=0))):
+            if not lowest >= -1e-5 * (1 + float(np.abs(matrix).max(initial=0))):
                 raise ValueError(f"{name} has the eigenvalue {lowest}; give a covariance")
     _check_scales(multipliers, scales)
 
