@@ -334,3 +334,16 @@ def test_partition_function_refusals():
         log_z(np.ones(2), 0.2, 1.0, 0.5, 2.0, 1.5)
     with pytest.raises(ValueError, match="gam is -1"):
         log_z(1.0, 0.2, 1.0, 0.5, 2.0, -1.0)
+
+
+def test_a_covariance_that_is_not_finite_is_refused():
+    cov = jnp.array([[jnp.nan, 0.0], [0.0, 1.0]])
+    with pytest.raises(ValueError, match="cov_x has an entry that is not finite"):
+        gaussian_equilibrium(
+            cov,
+            jnp.zeros((1, 2)),
+            jnp.eye(1),
+            Multipliers(1.0, 1.0),
+            decoder_scale=1.0,
+            classifier_scale=1.0,
+        )

@@ -145,8 +145,10 @@ def _check_system(cov_x, label_map, label_cov, multipliers, scales, latent_dim):
         raise ValueError(f"latent_dim is {latent_dim}; give a whole number >= 0, or None")
     if is_concrete((cov_x, label_cov)):
         for name, matrix in (("cov_x", cov_x), ("label_cov", label_cov)):
+            if not np.all(np.isfinite(np.asarray(matrix))):
+                raise ValueError(f"{name} has an entry that is not finite; give a covariance")
             lowest = float(np.linalg.eigvalsh(np.asarray(matrix, float)).min(initial=0))
-            if not lowest >= -1e-5 * (1 + float(np.abs(matrix).max(initial=0))):
+            if lowest < -1e-5 * (1 + float(np.abs(matrix).max(initial=0))):
                 raise ValueError(f"{name} has the eigenvalue {lowest}; give a covariance")
     _check_scales(multipliers, scales)
 
