@@ -86,7 +86,7 @@ def main() -> None:
             if args.keep:
                 args.keep.write_text(json.dumps(results))
         jax.clear_caches()
-    text = table(results, args.methods)
+    text = table({row: results[row] for row in ROWS if row in results}, args.methods)
     print(text)
     if args.write:
         write(args.write, text)

@@ -296,7 +296,7 @@ def toy(monkeypatch):
         reproduction.claim("[ours]", "Work is free", "never", "2.0 nats", [False]),
     ]
 
-    def experiments(config, *, progress):
+    def experiments(config, *, progress, keep):
         progress(0.5, "half")
         facts = {
             "experiment": "ppm",
@@ -348,3 +348,26 @@ def test_reproduce_refuses_and_stops_in_one_line(run, toy, tmp_path):
     assert (code, out) == (130, "")
     assert "nothing was written" in err
     assert not (tmp_path / "new").exists()
+
+
+def test_an_interrupted_reproduction_is_resumed(run, toy, tmp_path):
+    from thermojax.experiments import reproduction
+
+    whole = reproduction.theory("ppm").run
+
+    def stopped(config, *, progress, keep):
+        keep("first", lambda: {"x": np.zeros(2)})
+        raise KeyboardInterrupt
+
+    toy(stopped)
+    code, _, err = run("reproduce", "ppm", "--out", "new", "--draws", 2)
+    assert code == 130
+    assert "go on with `thermojax resume new`" in err
+    refused(run, "reproduce", "ppm", "--out", "new", parts=("unfinished", "resume new"))
+    toy(whole)
+    code, out, err = run("resume", "new")
+    assert (code, err) == (0, "")
+    assert "Heat pays" in out
+    config = json.loads((tmp_path / "new" / "config.json").read_text())
+    assert config["settings"]["draws"] == 2
+    refused(run, "resume", "new", parts=("finished",))

@@ -185,7 +185,7 @@ def _resume_command() -> Any:
 
     @dataclasses.dataclass(frozen=True)
     class Resume:
-        """Continue an interrupted sweep, bit for bit.
+        """Continue an interrupted sweep or reproduction, bit for bit.
 
         Attributes:
             folder: folder of the run, with or without its ending .partial.
@@ -326,9 +326,32 @@ def _reproduce(asked: Any, argv: list[str]) -> int:
                     command_line=shlex.join(["thermojax", *argv]),
                 )
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f": nothing was written in {place}") from None
+            raise KeyboardInterrupt(_left(place)) from None
         if not asked.quiet:
             print_claims(read_result(folder).summary, folder)
+    return 0
+
+
+def _left(place: Path) -> str:
+    """What an interrupted reproduction leaves, and how to go on."""
+    if place.with_name(f"{place.name}.partial").exists():
+        return f": go on with `thermojax resume {place}`"
+    return f": nothing was written in {place}"
+
+
+def _reproduce_on(place: Path, name: str, quiet: bool) -> int:
+    """Go on with an interrupted reproduction."""
+    from thermojax.experiments.reproduction import theory
+    from thermojax.io import read_result
+    from thermojax.terminal import print_claims, progress_bar
+
+    try:
+        with progress_bar(f"reproduce {name}", quiet) as show:
+            folder = theory(name).resume(place, progress=show)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_left(place)) from None
+    if not quiet:
+        print_claims(read_result(folder).summary, folder)
     return 0
 
 
@@ -371,9 +394,11 @@ def _resume(out: Path, quiet: bool) -> int:
     from thermojax.experiments.sweep import SweepConfig
     from thermojax.runfolder import unfinished
 
-    folder, settings = unfinished(out)
+    folder, config = unfinished(out)
     _use_all_cores()
-    return _execute(SweepConfig(**settings), folder, quiet)
+    if "theory" in config:
+        return _reproduce_on(folder.out, config["theory"], quiet)
+    return _execute(SweepConfig(**config["settings"]), folder, quiet)
 
 
 def _execute(config: Any, folder: Any, quiet: bool) -> int:

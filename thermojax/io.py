@@ -37,6 +37,7 @@ __all__ = [
     "flag_names",
     "load_checkpoint",
     "read_result",
+    "restored",
     "save_checkpoint",
     "write_bytes",
     "write_config",
@@ -131,6 +132,44 @@ def write_config(folder: Path, settings: Any, **more: Any) -> Path:
         },
     }
     return _write_json(Path(folder) / "config.json", content)
+
+
+def restored(kind: Any, plain: Mapping[str, Any]) -> Any:
+    """Settings again from what `write_config` made of them.
+
+    Lists are taken for tuples; settings within settings are of the class that makes their
+    default.
+
+    Args:
+        kind: the class, a dataclass.
+        plain: `settings` of a config.json.
+
+    Raises:
+        ValueError: names that the class does not have, or lacks; or values it refuses.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Rates:
+        ...     values: tuple[float, ...] = (0.1,)
+        >>> restored(Rates, {"values": [0.5, 0.25]})
+        Rates(values=(0.5, 0.25))
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    if set(fields) != set(plain):
+        odd = ", ".join(sorted(set(fields) ^ set(plain)))
+        raise ValueError(f"stored settings differ from those of this version ({odd})")
+    values = {}
+    for name, field in fields.items():
+        inner, value = field.default_factory, plain[name]
+        if isinstance(inner, type) and dataclasses.is_dataclass(inner):
+            values[name] = restored(inner, value)
+        else:
+            values[name] = _tuples(value)
+    return kind(**values)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 class StoredResult(NamedTuple):

@@ -100,10 +100,12 @@ def prepare(out: Path | str, overwrite: bool = False) -> RunFolder:
     if out.name in ("", ".."):
         out = out.resolve()
     partial = out.with_name(f"{out.name}.partial")
-    for folder, what in ((out, "exists"), (partial, "holds an unfinished run")):
+    go_on = f"go on with `thermojax resume {out}`, "
+    known = ((out, "exists", ""), (partial, "holds an unfinished run", go_on))
+    for folder, what, mend in known:
         if not overwrite and _taken(folder):
             raise FileExistsError(
-                f"{folder} {what}: choose another --out, or replace it with --overwrite"
+                f"{folder} {what}: {mend}choose another --out, or replace it with --overwrite"
             )
         if folder.exists() and not _is_run(folder):
             raise FileExistsError(
@@ -115,7 +117,7 @@ def prepare(out: Path | str, overwrite: bool = False) -> RunFolder:
 
 
 def unfinished(out: Path | str) -> tuple[RunFolder, dict[str, Any]]:
-    """The folder of an interrupted run, and the settings it was started with.
+    """The folder of an interrupted run, and its config.json with the `settings`.
 
     Args:
         out: the run's folder, with or without its ending `.partial`.
@@ -133,10 +135,12 @@ def unfinished(out: Path | str) -> tuple[RunFolder, dict[str, Any]]:
             raise FileExistsError(f"{out} is finished: there is nothing to resume")
         raise FileNotFoundError(f"{partial} holds no interrupted run (no config.json)")
     try:
-        settings = json.loads((partial / "config.json").read_text())["settings"]
-    except (ValueError, KeyError) as error:
+        config = json.loads((partial / "config.json").read_text())
+    except ValueError as error:
         raise ValueError(f"{partial / 'config.json'} is damaged: start again") from error
-    return RunFolder(out, partial), settings
+    if not isinstance(config, dict) or not isinstance(config.get("settings"), dict):
+        raise ValueError(f"{partial / 'config.json'} has no settings: start again")
+    return RunFolder(out, partial), config
 
 
 def next_free(stem: Path) -> Path:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
+from tests.experiments.interrupted import in_two_goes
 from thermojax.experiments.laws import THEORY, LawsConfig
 from thermojax.experiments.laws_claims import claims, identities
 from thermojax.experiments.laws_depth import DepthConfig
@@ -37,10 +38,9 @@ DRAWS = (0, 1)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A whole run folder, and what progress said."""
-    said, out = [], tmp_path_factory.mktemp("laws") / "run"
-    THEORY.reproduce(SMALL, out, progress=lambda fraction, note: said.append(fraction))
-    return out, said
+    """A whole run folder, of a run interrupted once, and what progress said."""
+    out = tmp_path_factory.mktemp("laws") / "run"
+    return out, in_two_goes(THEORY, SMALL, out)
 
 
 def result_of(folder):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.experiments.interrupted import in_two_goes
 from thermojax.experiments.ppm import THEORY, PPMConfig, run
 from thermojax.experiments.ppm_claims import claims
 from thermojax.experiments.ppm_learning import LearningConfig, learn_digits
@@ -30,10 +31,9 @@ SMALL = PPMConfig(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A whole run folder, and what progress said."""
-    said, out = [], tmp_path_factory.mktemp("ppm") / "run"
-    THEORY.reproduce(SMALL, out, progress=lambda fraction, note: said.append(fraction))
-    return out, said
+    """A whole run folder, of a run interrupted once, and what progress said."""
+    out = tmp_path_factory.mktemp("ppm") / "run"
+    return out, in_two_goes(THEORY, SMALL, out)
 
 
 def result_of(folder):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests.experiments.interrupted import in_two_goes
 from tests.test_idx import write_set
 from thermojax.experiments.representation import THEORY, RepresentationConfig
 from thermojax.experiments.representation_data import DataConfig, Sizes
@@ -45,10 +46,8 @@ SMALL = RepresentationConfig(
 
 @pytest.mark.nightly
 def test_run_folder_is_complete(tmp_path):
-    said = []
-    out = THEORY.reproduce(
-        SMALL, tmp_path / "run", progress=lambda fraction, note: said.append(fraction)
-    )
+    out = tmp_path / "run"
+    said = in_two_goes(THEORY, SMALL, out)
     names = {path.name for path in out.iterdir()}
     assert names == {"config.json", "figures", "report.html", "result.npz", "summary.json"}
     facts = json.loads((out / "summary.json").read_text())

@@ -4,13 +4,17 @@ import dataclasses
 import json
 import re
 import sys
+import time
 from pathlib import Path
 
 import matplotlib.image
 import numpy as np
 import pytest
 
+from tests.experiments.interrupted import in_two_goes
+from thermojax.experiments.pieces import Pieces
 from thermojax.experiments.reproduction import (
+    THEORIES,
     Page,
     Result,
     Theory,
@@ -19,9 +23,11 @@ from thermojax.experiments.reproduction import (
     identity,
     in_words,
     over_draws,
+    theory,
     verdicts,
     write_page,
 )
+from thermojax.io import restored, write_config
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -42,11 +48,15 @@ class Config:
     rate: float = 0.5
 
 
-def result(config=None, *, progress=None):
+def result(config=None, *, progress=None, keep=None):
+    say = progress or (lambda fraction, note: None)
+    keep = keep or Pieces()
+    heat = keep("heat", lambda: {"heat": np.arange(3.0)})
+    say(0.5, "half")
+    work = keep("work", lambda: {"work": np.float32([0.1, np.nan])})
     facts = {"experiment": "toy", "draws": 2, "seconds": 1.5, "identities": IDENTITIES}
-    if progress:
-        progress(1.0, "done")
-    return Result({"heat": np.arange(3.0)}, facts, {"reading": "A note & more."})
+    say(1.0, "done")
+    return Result(heat | work, facts, {"reading": "A note & more."})
 
 
 def draw(arrays, folder):
@@ -103,12 +113,72 @@ def test_page_is_rebuilt_from_the_files(folder):
 
 
 def test_nothing_is_left_of_a_run_that_breaks(tmp_path):
-    def broken(config, *, progress):
+    def broken(config, *, progress, keep):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         dataclasses.replace(TOY, run=broken).reproduce(Config(), tmp_path / "new" / "run")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_run_goes_on(tmp_path, folder):
+    made = []
+
+    def counted(config, *, progress, keep):
+        count = lambda name, make: keep(name, lambda: made.append(name) or make())
+        return result(config, progress=progress, keep=count)
+
+    out = tmp_path / "again"
+    said = in_two_goes(dataclasses.replace(TOY, run=counted), Config(), out)
+    assert made == ["heat", "work"]  # each once
+    assert said == [0.5, 1.0]
+    assert {path.name for path in out.iterdir()} == {path.name for path in folder.iterdir()}
+    first, second = (np.load(place / "result.npz") for place in (folder, out))
+    assert first.files == second.files
+    for name in first.files:
+        assert first[name].dtype == second[name].dtype
+        assert first[name].tobytes() == second[name].tobytes()
+    with pytest.raises(FileExistsError, match="finished"):
+        TOY.resume(out)
+
+
+def test_a_failure_keeps_the_pieces_and_says_how_to_go_on(tmp_path):
+    def broken(config, *, progress, keep):
+        keep("heat", lambda: {"heat": np.arange(3.0)})
+        raise RuntimeError("out of memory")
+
+    out = tmp_path / "run"
+    with pytest.raises(RuntimeError, match="out of memory"):
+        dataclasses.replace(TOY, run=broken).reproduce(Config(), out)
+    with pytest.raises(FileExistsError, match="thermojax resume"):
+        TOY.reproduce(Config(), out)
+    (tmp_path / "run.partial" / "checkpoint" / "heat.npz").write_bytes(b"half")
+    with pytest.raises(ValueError, match=r"heat\.npz is damaged: remove it"):
+        TOY.resume(out)
+    (tmp_path / "run.partial" / "checkpoint" / "heat.npz").unlink()
+    assert TOY.resume(out) == out
+
+
+def test_pieces_know_what_they_took(tmp_path):
+    kept = Pieces(tmp_path)
+    assert not kept.any
+    kept("nap", lambda: time.sleep(0.05) or {"x": 1})
+    assert kept.any
+    assert kept.saved == 0.0
+    again = Pieces(tmp_path)
+    assert again("nap", lambda: {})["x"] == 1
+    assert again.saved >= 0.05
+
+
+@pytest.mark.parametrize("name", THEORIES)
+def test_settings_of_theories_survive_their_file(name, tmp_path):
+    kind = theory(name).settings
+    settings = kind(draws=2, seed=5)
+    stored = json.loads(write_config(tmp_path, settings).read_text())["settings"]
+    assert restored(kind, stored) == settings
+    del stored["seed"]
+    with pytest.raises(ValueError, match=r"differ from those of this version \(seed\)"):
+        restored(kind, stored)
 
 
 def test_a_run_is_replaced_only_when_asked(folder):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.experiments.interrupted import in_two_goes
 from thermojax.experiments.temperature import THEORY, TemperatureConfig, run
 from thermojax.experiments.temperature_claims import claims, layer_identities
 from thermojax.experiments.temperature_engines import EnginesConfig
@@ -45,10 +46,9 @@ SMALL = TemperatureConfig(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A whole run folder, and what progress said."""
-    said, out = [], tmp_path_factory.mktemp("temperature") / "run"
-    THEORY.reproduce(SMALL, out, progress=lambda fraction, note: said.append(fraction))
-    return out, said
+    """A whole run folder, of a run interrupted once, and what progress said."""
+    out = tmp_path_factory.mktemp("temperature") / "run"
+    return out, in_two_goes(THEORY, SMALL, out)
 
 
 def result_of(folder):

@@ -25,6 +25,7 @@ from thermojax.experiments.laws_claims import claims, identities, numbers
 from thermojax.experiments.laws_depth import DepthConfig, run_depths
 from thermojax.experiments.laws_ensemble import EnsembleConfig, run_ensemble
 from thermojax.experiments.laws_thermodynamics import StatesConfig, run_thermodynamics
+from thermojax.experiments.pieces import Pieces
 from thermojax.experiments.reproduction import Page, Result, Theory, check_draws
 from thermojax.pictures_laws import CAPTIONS, save_figures
 
@@ -53,19 +54,26 @@ class LawsConfig:
         check_draws(self.draws, self.seed)
 
 
-def run(config: LawsConfig, *, progress: Callable[[float, str], None] | None = None) -> Result:
+def run(
+    config: LawsConfig,
+    *,
+    progress: Callable[[float, str], None] | None = None,
+    keep: Pieces | None = None,
+) -> Result:
     """Run all experiments.
 
     Args:
         config: settings.
         progress: called with the fraction done and a note.
+        keep: where pieces of the run are kept, and found again.
 
     Returns:
         A `Result`; `THEORY.summary` has the verdicts.
     """
     say = progress or (lambda fraction, note: None)
+    keep = keep or Pieces()
     began = time.monotonic()
-    draws = [_draw(config, i, say) for i in range(config.draws)]
+    draws = [_draw(config, i, keep, say) for i in range(config.draws)]
     arrays = {name: np.stack([draw[name] for draw in draws]) for name in draws[0]}
     arrays |= _axes(config)
     facts = {
@@ -73,14 +81,14 @@ def run(config: LawsConfig, *, progress: Callable[[float, str], None] | None = N
         "data": "digits",
         "draws": config.draws,
         "identities": identities(arrays),
-        "seconds": time.monotonic() - began,
+        "seconds": time.monotonic() - began + keep.saved,
     }
     say(1.0, "done")
     return Result(arrays, facts, {"reading": _READING})
 
 
 def _draw(
-    config: LawsConfig, index: int, say: Callable[[float, str], None]
+    config: LawsConfig, index: int, keep: Pieces, say: Callable[[float, str], None]
 ) -> dict[str, np.ndarray]:
     """Everything that is drawn, once."""
     seed = config.seed + index
@@ -91,9 +99,10 @@ def _draw(
             f"draw {index + 1}: {note}",
         )
 
-    found = run_thermodynamics(config.states, seed, part(0.0, 0.4))
-    found |= run_ensemble(config.ensemble, seed, part(0.4, 0.6))
-    return found | run_depths(config.depth, seed, part(0.6, 1.0))
+    states, ensemble, depth = config.states, config.ensemble, config.depth
+    found = keep(f"states-{seed}", lambda: run_thermodynamics(states, seed, part(0.0, 0.4)))
+    found |= keep(f"ensemble-{seed}", lambda: run_ensemble(ensemble, seed, part(0.4, 0.6)))
+    return found | keep(f"depth-{seed}", lambda: run_depths(depth, seed, part(0.6, 1.0)))
 
 
 def _axes(config: LawsConfig) -> dict[str, np.ndarray]:

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from thermojax.experiments.pieces import Pieces
 from thermojax.experiments.ppm_claims import claims
 from thermojax.experiments.ppm_identities import identities
 from thermojax.experiments.ppm_learning import LearningConfig, run_learning
@@ -64,19 +65,26 @@ class PPMConfig:
         check_draws(self.draws, self.seed)
 
 
-def run(config: PPMConfig, *, progress: Callable[[float, str], None] | None = None) -> Result:
+def run(
+    config: PPMConfig,
+    *,
+    progress: Callable[[float, str], None] | None = None,
+    keep: Pieces | None = None,
+) -> Result:
     """Run all experiments.
 
     Args:
         config: settings.
         progress: called with the fraction done and a note.
+        keep: where pieces of the run are kept, and found again.
 
     Returns:
         A `Result`; `THEORY.summary` has the verdicts.
     """
     say = progress or (lambda fraction, note: None)
+    keep = keep or Pieces()
     began = time.monotonic()
-    arrays = measure(config, progress=say)
+    arrays = measure(config, progress=say, keep=keep)
     say(0.95, "identities")
     table = [*_network_identities(arrays), *identities(config.seed)]
     say(1.0, "done")
@@ -85,32 +93,40 @@ def run(config: PPMConfig, *, progress: Callable[[float, str], None] | None = No
         "data": "digits",
         "draws": config.draws,
         "identities": table,
-        "seconds": time.monotonic() - began,
+        "seconds": time.monotonic() - began + keep.saved,
     }
     return Result(arrays, facts, {"reading": _READING})
 
 
 def measure(
-    config: PPMConfig, *, progress: Callable[[float, str], None] | None = None
+    config: PPMConfig,
+    *,
+    progress: Callable[[float, str], None] | None = None,
+    keep: Pieces | None = None,
 ) -> dict[str, np.ndarray]:
     """Experiments A to D without the table of identities: what `claims` judges.
 
     Args:
         config: settings.
         progress: see `run`.
+        keep: see `run`.
 
     Returns:
         `arrays` of a `Result`.
     """
     say = progress or (lambda fraction, note: None)
-    draws = []
-    for i in range(config.draws):
-        part = functools.partial(_within, say, config.draws, i)
-        learned = run_learning(config.learning, config.seed + i, functools.partial(part, 0))
-        kept = run_memory(config.memory, config.seed + i, functools.partial(part, 1))
-        draws.append(learned | kept)
+    keep = keep or Pieces()
+    draws = [_draw(config, i, keep, say) for i in range(config.draws)]
     arrays = {name: np.stack([draw[name] for draw in draws]) for name in draws[0]}
     return arrays | _axes(config) | {"c_size": draws[0]["c_size"]}
+
+
+def _draw(config: PPMConfig, index: int, keep: Pieces, say: Callable) -> dict[str, np.ndarray]:
+    """Everything that is drawn, once."""
+    seed, part = config.seed + index, functools.partial(_within, say, config.draws, index)
+    half = [functools.partial(part, i) for i in range(2)]
+    learned = keep(f"learning-{seed}", lambda: run_learning(config.learning, seed, half[0]))
+    return learned | keep(f"memory-{seed}", lambda: run_memory(config.memory, seed, half[1]))
 
 
 def _within(say, draws: int, draw: int, half: int, fraction: float, note: str) -> None:

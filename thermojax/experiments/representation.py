@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from thermojax.experiments.pieces import Pieces
 from thermojax.experiments.representation_data import DataConfig, split
 from thermojax.experiments.representation_data import sizes as sizes_for
 from thermojax.experiments.representation_exact import ExactConfig, run_exact
@@ -108,28 +109,36 @@ class RepresentationConfig:
 
 
 def run(
-    config: RepresentationConfig, *, progress: Callable[[float, str], None] | None = None
+    config: RepresentationConfig,
+    *,
+    progress: Callable[[float, str], None] | None = None,
+    keep: Pieces | None = None,
 ) -> Result:
     """Run all experiments.
 
     Args:
         config: settings.
         progress: called with the fraction done and a note.
+        keep: where pieces of the run are kept, and found again.
 
     Returns:
         A `Result`; `THEORY.summary` has the verdicts.
     """
     say = progress or (lambda fraction, note: None)
+    keep = keep or Pieces()
     began = time.monotonic()
     seeds = tuple(range(config.seed, config.seed + config.draws))
 
     def part(low: float, high: float) -> Callable[[float, str], None]:
         return lambda fraction, note: say(low + (high - low) * fraction, note)
 
-    arrays = dict(run_exact(config.exact, seeds, part(0.0, 0.3)))
-    arrays |= run_surface(config.of_networks(config.surface), seeds, part(0.3, 0.4))
-    arrays |= run_iso(config.of_networks(config.iso), seeds, part(0.4, 0.55))
-    arrays |= run_transfer(config.of_networks(config.transfer), seeds, part(0.55, 1.0))
+    surface, iso, transfer = map(
+        config.of_networks, (config.surface, config.iso, config.transfer)
+    )
+    arrays = keep("exact", lambda: run_exact(config.exact, seeds, part(0.0, 0.3)))
+    arrays |= keep("surface", lambda: run_surface(surface, seeds, part(0.3, 0.4)))
+    arrays |= keep("iso", lambda: run_iso(iso, seeds, part(0.4, 0.55)))
+    arrays |= keep("transfer", lambda: run_transfer(transfer, seeds, part(0.55, 1.0)))
     facts = {
         "experiment": "representation",
         "data": "digits" if config.mnist is None else str(config.mnist),
@@ -140,7 +149,7 @@ def run(
             *iso_identities(arrays),
             *transfer_identities(arrays),
         ],
-        "seconds": time.monotonic() - began,
+        "seconds": time.monotonic() - began + keep.saved,
     }
     say(1.0, "done")
     return Result(arrays, facts, {"reading": _READING, **transfer_notes(arrays)})

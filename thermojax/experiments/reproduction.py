@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import math
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from html import escape
 from pathlib import Path
@@ -18,10 +19,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from thermojax.estimators.mixture import t_factor
-from thermojax.io import StoredResult, read_result, write_bytes, write_result
+from thermojax.experiments.pieces import Pieces
+from thermojax.io import StoredResult, read_result, restored, write_bytes, write_result
 from thermojax.page import figure, minus, page, section, table
 from thermojax.report import with_error
-from thermojax.runfolder import prepare
+from thermojax.runfolder import RunFolder, prepare, unfinished
 
 __all__ = [
     "THEORIES",
@@ -85,7 +87,7 @@ class Theory:
 
     Attributes:
         settings: class of its settings, with `draws` and `seed`.
-        run: (settings, progress=) -> `Result`.
+        run: (settings, progress=, keep=) -> `Result`, `keep` as `Pieces`.
         claims: arrays -> rows of `claim`.
         numbers: arrays -> name of a table -> its records.
         page: what the page of a run folder says.
@@ -128,7 +130,7 @@ class Theory:
         """Run, and leave config.json, result.npz, summary.json, figures and report.html.
 
         The folder is complete or absent: the run works in a sibling that is renamed at the
-        end.
+        end. What an interrupted run had finished stays there; see `resume`.
 
         Args:
             config: settings.
@@ -144,14 +146,39 @@ class Theory:
             FileExistsError: the folder holds something.
         """
         place = prepare(folder, overwrite)
-        partial = place.open(config, **more).parent
+        place.open(config, theory=self.page.command, **more)
+        return self._finish(config, place, progress)
+
+    def resume(self, folder: Path | str, *, progress: Progress | None = None) -> Path:
+        """Go on with an interrupted run, to the same numbers as without the interruption.
+
+        Args:
+            folder: of the run, with or without its ending `.partial`.
+            progress: as for `reproduce`.
+
+        Returns:
+            The folder.
+
+        Raises:
+            FileExistsError: the run is finished.
+            FileNotFoundError: no such run.
+            ValueError: a file of it is damaged.
+        """
+        place, found = unfinished(folder)
+        config = restored(self.settings, found["settings"])
+        return self._finish(config, place, progress)
+
+    def _finish(self, config: Any, place: RunFolder, progress: Progress | None) -> Path:
+        keep = Pieces(place.checkpoint)
         try:
-            result = self.run(config, progress=progress)
-            write_result(partial, result._replace(summary=self.summary(result)))
-            write_page(partial, self.page)
+            result = self.run(config, progress=progress, keep=keep)
+            write_result(place.partial, result._replace(summary=self.summary(result)))
+            write_page(place.partial, self.page)
         except BaseException:
-            place.discard()
+            if not keep.any:
+                place.discard()
             raise
+        shutil.rmtree(place.checkpoint, ignore_errors=True)
         return place.finish()
 
 

@@ -23,6 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from thermojax.experiments.pieces import Pieces
 from thermojax.experiments.reproduction import Page, Result, Theory, check_draws, record
 from thermojax.experiments.temperature_claims import (
     claims,
@@ -77,22 +78,28 @@ class TemperatureConfig:
 
 
 def run(
-    config: TemperatureConfig, *, progress: Callable[[float, str], None] | None = None
+    config: TemperatureConfig,
+    *,
+    progress: Callable[[float, str], None] | None = None,
+    keep: Pieces | None = None,
 ) -> Result:
     """Run all experiments.
 
     Args:
         config: settings.
         progress: called with the fraction done and a note.
+        keep: where pieces of the run are kept, and found again.
 
     Returns:
         A `Result`; `THEORY.summary` has the verdicts.
     """
     say = progress or (lambda fraction, note: None)
+    keep = keep or Pieces()
     began = time.monotonic()
     say(0.0, "linear models")
-    fixed = run_linear(config.linear)
-    draws = [_draw(config, i, functools.partial(_within, say, i)) for i in range(config.draws)]
+    fixed = keep("linear", lambda: run_linear(config.linear))
+    part = functools.partial
+    draws = [_draw(config, i, keep, part(_within, say, i)) for i in range(config.draws)]
     arrays = {name: np.stack([draw[name] for draw in draws]) for name in draws[0]}
     say(0.95, "engine classes and identities")
     arrays |= fixed | engine_curves(config.engines) | _axes(config)
@@ -101,25 +108,27 @@ def run(
         "data": "diabetes and digits",
         "draws": config.draws,
         "identities": [*linear_identities(arrays), *layer_identities(arrays)],
-        "seconds": time.monotonic() - began,
+        "seconds": time.monotonic() - began + keep.saved,
     }
     say(1.0, "done")
     return Result(arrays, facts, {"reading": _READING})
 
 
 def _draw(
-    config: TemperatureConfig, index: int, say: Callable[[int, float, str], None]
+    config: TemperatureConfig, index: int, keep: Pieces, say: Callable[[int, float, str], None]
 ) -> dict[str, np.ndarray]:
     """Everything that is drawn, once."""
     seed, count = config.seed + index, config.draws
     part = functools.partial(say, count)
+    inner = lambda at, note: part(0.1 + 0.6 * at, note)
+    key = jax.random.key(seed)
     part(0.0, "linear ensembles")
-    found = run_linear_draw(config.linear, jax.random.key(seed))
-    found |= run_layers(config.layers, seed, lambda at, note: part(0.1 + 0.6 * at, note))
+    found = keep(f"linear-{seed}", lambda: run_linear_draw(config.linear, key))
+    found |= keep(f"layers-{seed}", lambda: run_layers(config.layers, seed, inner))
     part(0.75, "heat engines")
-    found |= run_engines(config.engines, seed)
+    found |= keep(f"engines-{seed}", lambda: run_engines(config.engines, seed))
     part(0.9, "canonical ensemble")
-    return found | run_gibbs(config.gibbs, seed)
+    return found | keep(f"gibbs-{seed}", lambda: run_gibbs(config.gibbs, seed))
 
 
 def _within(say: Callable, draw: int, draws: int, fraction: float, note: str) -> None:
