@@ -6,7 +6,7 @@
 
     blackjax  adaptive tempered SMC, 1,024 particles, effective sample size .9, two HMC moves
               of ten steps at each temperature, the step size being the best of a few
-    smc       tj.SMC as it is            ais    tj.AIS as it is
+    smc       tj.SMC of as many particles, otherwise as it is
     bridge    tj.Bridge as it is
 
 Root mean square error over the seeds, brought to a million gradients and to one second of
@@ -153,11 +153,8 @@ def score(solvers: dict[str, Callable], expected: float, seeds: int) -> dict[str
 
 def bench(quick: bool, report: Callable) -> None:
     """Both problems; `report(target, met)` takes the verdicts."""
-    seeds = 2 if quick else 64
-    small = tj.SMC(n=64, n_runs=8)
-    methods = {"smc": small, "ais": tj.AIS(n=64), "bridge": tj.Bridge(warm_up=small)}
-    if not quick:
-        methods = {"smc": tj.SMC(), "ais": tj.AIS(), "bridge": tj.Bridge()}
+    seeds = 2 if quick else 48
+    methods = {"smc": tj.SMC(n=64 if quick else PARTICLES, n_runs=1), "bridge": tj.Bridge()}
     for name, problem in {"cancer": cancer(), "gaussian": gaussian()}.items():
         solvers = {key: ours(problem, method) for key, method in methods.items()}
         other = peer(problem)
@@ -170,11 +167,12 @@ def bench(quick: bool, report: Callable) -> None:
                 f"{row.per_gradient:9.4f}{row.per_second:9.4f}"
             )
         error = found["bridge"].per_gradient
-        report(f"bridge: {error:.4f} <= {MOST_BRIDGE} nats at 1e6 gradients", error <= 0.01)
+        report(
+            f"bridge: {error:.4f} <= {MOST_BRIDGE} nats at 1e6 gradients", error <= MOST_BRIDGE
+        )
         if "blackjax" not in found:
             continue
         for unit in ("per_gradient", "per_second"):
-            best = min(getattr(found[key], unit) for key in ("smc", "ais"))
-            ratio = best / getattr(found["blackjax"], unit)
-            text = f"tempering alone, error {unit.replace('_', ' ')}: {ratio:.2f}"
+            ratio = getattr(found["smc"], unit) / getattr(found["blackjax"], unit)
+            text = f"smc, error {unit.replace('_', ' ')}: {ratio:.2f}"
             report(f"{text} <= {MOST_OVER_PEER} x blackjax", ratio <= MOST_OVER_PEER)

@@ -1,9 +1,16 @@
-"""Every notebook is small, equals its percent script, and runs."""
+"""Every notebook is small, equals its percent script, and runs.
 
+By day the cells run as a script; one notebook, and by night each, runs in a kernel of its own.
+"""
+
+import runpy
 import sys
 from pathlib import Path
 
+import jax
 import jupytext
+import matplotlib
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
 
@@ -18,6 +25,19 @@ def test_pair_is_in_step_and_small(script):
     assert stored.stat().st_size < 200_000
     source = [cell.source for cell in jupytext.read(script).cells]
     assert [cell.source for cell in nbformat.read(stored, 4).cells] == source
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # a notebook shows them and goes on
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
+def test_cells_run(script, monkeypatch):
+    """In this process, which spares them a start each and what is compiled already."""
+    monkeypatch.chdir(ROOT)
+    matplotlib.use("agg")
+    with matplotlib.rc_context():
+        runpy.run_path(str(script))
+    plt.close("all")
+    jax.clear_caches()
 
 
 @pytest.mark.slow

@@ -112,8 +112,9 @@ _TEXT: dict[Flag, tuple[str, str]] = {
         "use float64, or subtract a reference energy per example",
     ),
     Flag.NONFINITE: (
-        "a walker became non-finite",
-        "use a smaller step size or a metropolised kernel",
+        "a number, or a walker, is not finite",
+        "look for nan or inf in what was given; for walkers use a smaller step size or a "
+        "metropolised kernel",
     ),
     Flag.IMPROPER: ("the partition function diverges", "give a prior or a reference"),
     Flag.SINGULAR: (
