@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -90,12 +89,10 @@ def test_small_digits_run_folder(small, capsys):
 
 @pytest.mark.slow
 def test_killed_sweep_resumes_bit_for_bit(small, tmp_path):
-    # a copy of what is compiled: a killed process may leave half a file in it
-    compiled = shutil.copytree(jax.config.jax_compilation_cache_dir, tmp_path / "compiled")
     env = {
         **os.environ,
         "JAX_NUM_CPU_DEVICES": "1",
-        "JAX_COMPILATION_CACHE_DIR": str(compiled),
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     command, cut = [sys.executable, "-m", "thermojax"], str(tmp_path / "cut")
