@@ -54,7 +54,7 @@ def gaussian() -> Problem:
     data = jnp.asarray(CURVES, jnp.float32)
     well = lambda x, control, curves: 0.5 * jnp.sum(curves * x**2)
     system = tj.system(well, prior=tj.gaussian_prior(1.0), like=jnp.zeros(32), data=data)
-    return Problem(system, -0.5 * float(np.log1p(CURVES).sum()), 0.1)
+    return Problem(system, -0.5 * float(np.log1p(CURVES).sum()), 0.2)
 
 
 def ours(problem: Problem, method) -> Callable[[jax.Array], tuple[float, float]]:

@@ -428,4 +428,4 @@ def test_the_default_tile_follows_what_one_gradient_reads():
         tj.init_ensemble(kernel, START, tj.Point(1.0), size=48).tile
         for kernel in (tj.mala(sys), tj.sgld(sys), tj.sgld(sys, tj.minibatch(64)))
     ]
-    assert tiles == [1, 24, 24]
+    assert tiles == [4, 24, 24]

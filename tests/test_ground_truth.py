@@ -212,6 +212,15 @@ def test_evidence_of_the_diabetes_regression():
     caught(est.value, -487.276610, est.stderr, STATED)
 
 
+def test_a_small_run_on_the_hard_funnel_is_not_trusted(x64):
+    """Four runs agree by chance, 26 errors off: read-outs of the same particles tell."""
+    few = tj.SMC(n=64, n_runs=4, target=0.8, max_rungs=48)
+    solved = exact.funnel(n=9, s=3.0)
+    est = tj.log_partition(solved.system, tj.Point(1.0), jax.random.key(0), method=few)
+    assert abs(est.value - solved.log_partition(1.0)) > 4 * est.stderr
+    assert est.flags & tj.Flag.READOUTS_DISAGREE
+
+
 def test_the_hard_funnel_is_never_trusted():
     solved, reasons = exact.funnel(n=9, s=3.0), ""
     for seed in range(3):

@@ -34,10 +34,13 @@ def test_cells_run(script, monkeypatch):
     """In this process, which spares them a start each and what is compiled already."""
     monkeypatch.chdir(ROOT)
     matplotlib.use("agg")
-    with matplotlib.rc_context():
-        runpy.run_path(str(script))
-    plt.close("all")
-    jax.clear_caches()
+    try:
+        with matplotlib.rc_context():
+            runpy.run_path(str(script))
+    finally:
+        jax.config.update("jax_enable_x64", False)  # as 04 has it for itself
+        plt.close("all")
+        jax.clear_caches()
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ from thermojax.estimators.estimate import Estimate, Flag, raise_flags, union
 from thermojax.estimators.mixture import t_factor
 from thermojax.estimators.work import jarzynski
 from thermojax.partition import _disagreement, _each_run, _genealogy, check_target
-from thermojax.pilot import Pilot, Schedule, lags, lay_out, parameters, pilot
+from thermojax.pilot import Pilot, Schedule, lags, lay_out, parameters, pilot, tile_for
 from thermojax.smc import SMC, Path
 from thermojax.system import Point, System
 from thermojax.typing import Array, Key, PyTree, is_concrete
@@ -244,7 +244,7 @@ def _climb(settings: AIS, path: Path, key: Key, plan: Schedule) -> _Climbers:
         (walker, log_w, flags), acceptance = jax.lax.scan(rung, begin, rows)
         return _Climbers(walker.position, log_w, acceptance, flags, start, walker.energy)
 
-    tile = settings.n if path.config.tile > 1 else 1
+    tile = tile_for(path, settings.n)
     out = map_tiles(one, jnp.arange(settings.n, dtype=jnp.uint32), tile)
     return out._replace(acceptance=jnp.mean(out.acceptance, axis=0))
 

@@ -73,16 +73,27 @@ class EnsembleState:
         return self.walkers.energy
 
 
-def auto_tile(kernel: Kernel, size: int) -> int:
-    """Default tile: one walker for large batches on a CPU, else up to 32; all on a GPU.
+def _fills_cache(kernel: Kernel) -> bool:
+    """Whether the activations of many walkers' batches would leave a CPU's cache."""
+    numbers = sum(np.size(leaf) for leaf in jax.tree.leaves(kernel.step))
+    return jax.default_backend() == "cpu" and numbers * kernel.meta.data_share >= 6_000
 
-    Vmapped activations of a large batch leave a CPU's cache, single walkers do not.
+
+def auto_tile(kernel: Kernel, size: int) -> int:
+    """Default tile: up to 4 walkers for large batches on a CPU, else up to 32; all on a GPU.
+
+    A few walkers share one pass over the data, of which matrix products make use; the
+    activations of many leave a CPU's cache.
     """
     if jax.default_backend() != "cpu":
         return size
-    numbers = sum(np.size(leaf) for leaf in jax.tree.leaves(kernel.step))
-    most = 1 if numbers * kernel.meta.data_share >= 6_000 else 32
+    most = 4 if _fills_cache(kernel) else 32
     return next(tile for tile in range(min(most, size), 0, -1) if size % tile == 0)
+
+
+def wide_tile(kernel: Kernel, size: int) -> int:
+    """All walkers, or `auto_tile` where batches are large: for walkers that meet each step."""
+    return auto_tile(kernel, size) if _fills_cache(kernel) else size
 
 
 def map_tiles(fn: Callable, tree: PyTree, tile: int) -> PyTree:

@@ -45,7 +45,7 @@ from thermojax.partition import (
     _genealogy,
     check_target,
 )
-from thermojax.pilot import Pilot, Schedule, average, lags, lay_out, parameters, pilot
+from thermojax.pilot import Pilot, Schedule, average, lags, lay_out, parameters, pilot, tile_for
 from thermojax.smc import SMC, Path, Trace
 from thermojax.system import Point, System
 from thermojax.typing import Array, Key, PyTree
@@ -248,11 +248,11 @@ def _sample(settings: TI, path: Path, key: Key, plan: Schedule, starts: PyTree) 
         rows = jax.tree.map(lambda x: x[settings.burn :], rows)
         return *rows, total / (len(steps) * settings.moves), flags
 
-    wide = path.config.tile > 1
-    exact = map_tiles(reference, jnp.arange(c * s), c * s if wide else 1)
+    tile = lambda size: tile_for(path, size)
+    exact = map_tiles(reference, jnp.arange(c * s), tile(c * s))
     spread = jax.tree.map(lambda x: jnp.repeat(x, c, axis=0), plan)
     flat = jax.tree.map(lambda x: x.reshape(k * c, *x.shape[2:]), starts)
-    out = map_tiles(chain, (jnp.arange(k * c), spread, flat), k * c if wide else 1)
+    out = map_tiles(chain, (jnp.arange(k * c), spread, flat), tile(k * c))
     value, energy, position, acceptance, flags = out
     rows = lambda x, y: jnp.concatenate([x[None], y.reshape(k, c * s)])
     return _Chains(

@@ -27,7 +27,7 @@ from jax.scipy.special import logsumexp
 from thermojax import smc as tempering
 from thermojax.adaptation import spread_of
 from thermojax.dynamics.kernel import Kernel, Stream, stream
-from thermojax.ensembles import auto_tile, map_tiles
+from thermojax.ensembles import map_tiles, wide_tile
 from thermojax.estimators.estimate import Flag, union
 from thermojax.smc import SMC, Trace
 from thermojax.system import Point, System
@@ -229,7 +229,8 @@ def lay_out(settings: Any, sys: System, point: Point, key: Key, reference: Any):
     ladder = tempering.prepare(warm_up, sys, point, reference)
     keys = jax.random.split(stream(key, Stream.INIT), settings.n_runs)
     climb = lambda k: tempering.advance(ladder, tempering.start(ladder, k), warm_up.max_rungs)
-    each = jax.lax.map if ladder.config.tile == 1 else lambda f, x: jax.vmap(f)(x)
+    apart = ladder.config.tile < warm_up.n
+    each = jax.lax.map if apart else lambda f, x: jax.vmap(f)(x)
     populations = each(climb, keys)
     first, end = populations.trace.value[:, 0], populations.walkers.energy
     finite = lambda v: jnp.where(jnp.isfinite(v), v, jnp.nan)
@@ -252,8 +253,7 @@ def lay_out(settings: Any, sys: System, point: Point, key: Key, reference: Any):
     if tempering.tunable(kernel):
         steps, scale = _steps(ladder, populations.step_size, pooled, key, settings)
     size = settings.walkers * settings.n_runs
-    tile = size if auto_tile(kernel, size) > 1 else 1
-    config = _Static(settings, tile, ladder.config.store_energy)
+    config = _Static(settings, wide_tile(kernel, size), ladder.config.store_energy)
     levels = levels._replace(log_g=log_g)
     course = Course(
         kernel, path, sys, point, levels, visited, steps, scale, ladder.start, config

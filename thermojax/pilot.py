@@ -17,6 +17,7 @@ Source: specification of the core, sections 3.2 and 3.3 (derived here).
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -30,7 +31,7 @@ from thermojax.smc import Path, Population
 from thermojax.system import reduced
 from thermojax.typing import Array, Key, PyTree
 
-__all__ = ["Pilot", "Schedule", "average", "lags", "lay_out", "parameters", "pilot"]
+__all__ = ["Pilot", "Schedule", "average", "lags", "lay_out", "parameters", "pilot", "tile_for"]
 
 
 class Pilot(NamedTuple):
@@ -119,6 +120,12 @@ def parameters(path: Path, node: Schedule) -> Any:
     return path.kernel.params._replace(step_size=node.step_size, scale=node.scale)
 
 
+def tile_for(path: Path, size: int) -> int:
+    """Tile of `size` walkers along the path: all of them if its populations move as one."""
+    tile = path.config.tile
+    return size if tile == path.config.smc.n else math.gcd(tile, size)
+
+
 def lags(path: Path, positions: PyTree, log_weights: Array, walls: Array) -> Array:
     """Whether weighted samples of the target break the identity <theta . grad u> = d.
 
@@ -140,7 +147,7 @@ def lags(path: Path, positions: PyTree, log_weights: Array, walls: Array) -> Arr
         products = jax.tree.map(lambda x, g: jnp.sum(x * g), theta, slope)
         return sum(jax.tree.leaves(products))
 
-    tile = log_weights.shape[1] if path.config.tile > 1 else 1
+    tile = tile_for(path, log_weights.shape[1])
     values = jax.lax.map(lambda p: tempering.map_tiles(one, p, tile), positions)
     size = sum(leaf[0, 0].size for leaf in jax.tree.leaves(positions))
     weight = jnp.exp(log_weights - logsumexp(log_weights))

@@ -25,7 +25,7 @@ from thermojax import smc as tempering
 from thermojax.adaptation import spread_of
 from thermojax.dynamics.kernel import Kernel, Stream, stream
 from thermojax.dynamics.leaves import scales
-from thermojax.ensembles import auto_tile, map_tiles
+from thermojax.ensembles import map_tiles, wide_tile
 from thermojax.estimators.estimate import Flag, raise_flags, union
 from thermojax.ladder import Learned, Tuning
 from thermojax.partition import Checkpoint
@@ -54,7 +54,7 @@ class ReplicaExchange:
         estimator: "bar" from slot to slot, or "mbar" over all slots of a run (outside jit).
         kernel: `system -> Kernel`, metropolised; HMC by default, `tj.gibbs_flip` site by
             site over binary states.
-        tile: walkers that move together; see `auto_tile`.
+        tile: walkers that move together; see `wide_tile`.
     """
 
     n_rungs: int = 16
@@ -470,7 +470,7 @@ def make_route(
     walkers = settings.n_runs * settings.n_rungs
     tile = settings.tile
     if tile is None:
-        tile = walkers if auto_tile(kernel, walkers) > 1 else 1
+        tile = wide_tile(kernel, walkers)
     if walkers % tile:
         raise ValueError(f"n_runs * n_rungs = {walkers} must be a multiple of tile={tile}")
     # a Partial of a Partial would be hashed by identity, and compile again

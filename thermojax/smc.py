@@ -33,7 +33,7 @@ from thermojax.binary import values_of
 from thermojax.dynamics.discrete import gibbs_flip
 from thermojax.dynamics.kernel import Kernel, Stream, stream
 from thermojax.dynamics.langevin import hmc
-from thermojax.ensembles import auto_tile, map_tiles
+from thermojax.ensembles import map_tiles, wide_tile
 from thermojax.estimators.estimate import Flag, union
 from thermojax.estimators.free_energy import log_mean_exp_weights
 from thermojax.system import Point, System
@@ -70,7 +70,7 @@ class SMC:
             particles there are kept (those at lam = 1 always are).
         kernel: `system -> Kernel`, metropolised; HMC by default, `tj.gibbs_flip` site by
             site over binary states.
-        tile: particles that move together; see `auto_tile`.
+        tile: particles that move together; see `wide_tile`.
     """
 
     n: int = 512
@@ -292,7 +292,7 @@ def prepare(smc: SMC, sys: System, point: Point, reference: Any = None) -> Path:
     assert isinstance(energy_fn, _PathEnergy)
     tile = smc.tile
     if tile is None:
-        tile = smc.n if auto_tile(kernel, smc.n) > 1 else 1
+        tile = wide_tile(kernel, smc.n)
     if smc.n % tile:
         raise ValueError(f"n={smc.n} must be a multiple of tile={tile}")
     static = _Static(smc, tile, not energy_fn.on_prior)
