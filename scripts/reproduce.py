@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from thermojax.experiments.reproduction import THEORIES, claims_table, theory
-from thermojax.io import read_result, write_bytes
+from thermojax.files import write_bytes
+from thermojax.io import read_result
 
 BEGIN, END = "<!-- claims: begin -->", "<!-- claims: end -->"
 

@@ -124,6 +124,38 @@ def test_traces_are_the_states_at_their_steps():
     assert one["trace"].shape == (3, 8)
 
 
+@pytest.mark.parametrize(("every", "chunk", "dies_at"), [(5, 10, 1), (5, 10, 2), (None, 7, 1)])
+def test_a_run_goes_on_bit_for_bit(tmp_path, every, chunk, dies_at):
+    kernel = tj.mala(wells(), step_size=0.05)
+    st = tj.init_ensemble(kernel, START, POINT, size=8, tile=4)
+    options = {"n_steps": 23, "every": every, "chunk": chunk, "accumulate": SUMS}
+    whole = tj.run(kernel, KEY, st, POINT, **options)
+    seen = []
+
+    def dying(done, total):
+        seen.append(done)
+        if len(seen) == dies_at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tj.run(kernel, KEY, st, POINT, checkpoint=tmp_path, progress=dying, **options)
+    again = tj.run(
+        kernel,
+        KEY,
+        st,
+        POINT,
+        checkpoint=tmp_path,
+        progress=lambda *x: seen.append(x),
+        **options,
+    )
+    equal(again, whole)
+    assert seen[dies_at] == (seen[dies_at - 1], 23)
+    equal(tj.run(kernel, KEY, st, POINT, checkpoint=tmp_path, **options), whole)
+    for other in ((KEY, st, tj.Point(1.1)), (jax.random.key(9), st, POINT)):
+        with pytest.raises(ValueError, match="began in another state"):
+            tj.run(kernel, *other, checkpoint=tmp_path, **options)
+
+
 def test_streamed_sums_equal_those_of_the_trace():
     kernel = tj.mala(wells(), step_size=0.05)
     st = tj.init_ensemble(kernel, START, POINT, size=4, tile=4)

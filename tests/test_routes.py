@@ -118,12 +118,10 @@ def test_unknown_methods_are_refused(method, said):
 def test_options_without_use_are_refused():
     mesh = jax.make_mesh((1,), ("ensemble",))
     for method, option, said in (
-        ("ais", {"progress": True}, "AIS makes no use of progress"),
-        ("ti", {"checkpoint": object()}, "TI makes no use of checkpoint"),
         ("replica_exchange", {"mesh": mesh}, "replica exchange cannot use a mesh"),
         ("flat_histogram", {"mesh": mesh}, "takes no mesh"),
         ("laplace", {"mesh": mesh}, "drop mesh="),
-        ("all", {"checkpoint": object()}, "keep no checkpoint"),
+        ("all", {"checkpoint": object()}, "cannot share checkpoint="),
     ):
         with pytest.raises(ValueError, match=said):
             tj.log_partition(SOLVED.system, AT, KEY, method=method, **option)
@@ -178,7 +176,11 @@ def test_routes_leave_the_rays_to_the_one_call(name, monkeypatch):
         raise AssertionError("rays were shot twice")
 
     monkeypatch.setattr("thermojax.partition.check_normalizable", never)
-    starts = {"anneal": "_anneal", "integration": "_integrate", "flat_histogram": "_start_jit"}
+    starts = {
+        "anneal": "_begin_jit",
+        "integration": "_begin_jit",
+        "flat_histogram": "_start_jit",
+    }
     for module, function in starts.items():
         # functions of these names hide the modules in the package
         monkeypatch.setattr(importlib.import_module(f"thermojax.{module}"), function, reached)
@@ -369,7 +371,7 @@ def test_options_reach_the_routes_that_can_use_them(stubs):
     tj.log_partition(SOLVED.system, AT, KEY, method="all", mesh=mesh, progress=print)
     options = {name: found[name].calls[0][3] for name in THREE}
     assert [options[name]["mesh"] is mesh for name in THREE] == [True, True, False]
-    assert [options[name]["progress"] is print for name in THREE] == [True, False, True]
+    assert [options[name]["progress"] is print for name in THREE] == [True, True, True]
 
 
 @settings(max_examples=50, deadline=None)

@@ -19,6 +19,8 @@ from thermojax.chains import (
     linear_entropy_production,
     markov_entropy_production,
 )
+from thermojax.checkpoints import load_checkpoint as load
+from thermojax.checkpoints import save_checkpoint as save
 from thermojax.crystal import EinsteinCrystal, harmonic
 from thermojax.dynamics.discrete import gibbs_flip, metropolis_flip
 from thermojax.dynamics.driven import driven
@@ -47,8 +49,6 @@ from thermojax.export import to_arviz, to_u_kn, to_xarray
 from thermojax.flat_histogram import DensityOfStates, FlatHistogram, flat_histogram
 from thermojax.gradient_noise import noise_covariance, noise_ratio, stationarity
 from thermojax.integration import TI
-from thermojax.io import load_checkpoint as load
-from thermojax.io import save_checkpoint as save
 from thermojax.laplace import Laplace, laplace
 from thermojax.linear import linear_stationary_covariance, ornstein_uhlenbeck_covariance
 from thermojax.llc import llc

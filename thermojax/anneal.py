@@ -33,13 +33,20 @@ from jax.scipy.special import logsumexp
 
 from thermojax import smc as tempering
 from thermojax.binary import values_of
+from thermojax.checkpoints import Store, in_chunks
 from thermojax.dynamics.kernel import Kernel, Ledger, Stream, stream
 from thermojax.ensembles import EnsembleState, drive, init_ensemble, map_tiles
 from thermojax.estimators.estimate import Estimate, Flag, raise_flags, union
 from thermojax.estimators.mixture import t_factor
 from thermojax.estimators.work import jarzynski
-from thermojax.partition import _disagreement, _each_run, _genealogy, check_target
-from thermojax.pilot import Pilot, Schedule, lags, lay_out, parameters, pilot, tile_for
+from thermojax.partition import (
+    _disagreement,
+    _genealogy,
+    check_mesh,
+    check_target,
+    each_run,
+)
+from thermojax.pilot import Pilot, Schedule, lags, lay_out, pilot, tile_for, visit
 from thermojax.smc import SMC, Path
 from thermojax.system import Point, System
 from thermojax.typing import Array, Key, PyTree, is_concrete
@@ -122,17 +129,6 @@ class AnnealParts(NamedTuple):
     pareto_k: Array
 
 
-def refuse_unused(name: str, **given: Any) -> None:
-    """An error for arguments that a method has no use for.
-
-    Raises:
-        ValueError: one of them was given.
-    """
-    for argument, value in given.items():
-        if value is not None and value is not False:
-            raise ValueError(f"{name} makes no use of {argument}: leave it out, or use tj.SMC")
-
-
 def anneal_log_z(
     settings: AIS,
     sys: System,
@@ -141,8 +137,8 @@ def anneal_log_z(
     *,
     reference: Any = None,
     mesh: jax.sharding.Mesh | None = None,
-    progress: Any = False,
-    checkpoint: Any = None,
+    progress: bool | Callable[[int, int], None] = False,
+    checkpoint: Store | None = None,
 ) -> Estimate:
     """log Z in nats by annealed importance sampling from the prior or a reference.
 
@@ -155,8 +151,9 @@ def anneal_log_z(
         key: typed key.
         reference: normalised measure with a sampler from which the path starts.
         mesh: mesh with an "ensemble" axis over which the runs are shared out.
-        progress: not used; refused.
-        checkpoint: not used; refused.
+        progress: show a bar over the rungs, or call `progress(done, total)`.
+        checkpoint: folder where the walkers are kept every sixteenth of the way, and from
+            where they go on, bit for bit; ignored under jit.
 
     Returns:
         `Estimate` (scope "total"): the log of the mean weight of all walkers, unbiased in
@@ -165,7 +162,7 @@ def anneal_log_z(
 
     Raises:
         ImproperEnsembleError: no normalisable start.
-        ValueError: beta < 0, an unadjusted kernel, progress or checkpoint given.
+        ValueError: beta < 0, an unadjusted kernel, runs that the mesh cannot share.
 
     Source: Neal 2001; specification of the core, section 3.3.
 
@@ -177,85 +174,124 @@ def anneal_log_z(
         >>> bool(abs(est.value + 0.5 * jnp.log(2.0)) < 0.1)
         True
     """
-    refuse_unused("AIS", progress=progress, checkpoint=checkpoint)
     check_target(sys, point, key, reference, False)  # rays: log_partition does
-    if mesh is not None and settings.n_runs % mesh.shape["ensemble"]:
-        raise ValueError(
-            f"n_runs={settings.n_runs} must be a multiple of the {mesh.shape['ensemble']} "
-            "devices of the mesh"
-        )
+    check_mesh(settings.n_runs, mesh)
     path = tempering.prepare(settings.scout(), sys, point, reference)
-    return _anneal(settings, path, key, mesh)
+    if not is_concrete((path, key)):
+        scout, plan, climb = _begin(settings, path, key, mesh)
+        climb = _advance(settings, path, plan, key, climb, settings.rungs, mesh)
+        return _read(settings, path, scout, plan, climb)
+    scout, plan, climb = _begin_jit(settings, path, key, mesh)
+    climb = in_chunks(
+        lambda climb, until: _advance_jit(
+            settings, path, plan, key, climb, jnp.int32(until), mesh
+        ),
+        climb,
+        lambda climb: climb.rung[0],
+        settings.rungs,
+        chunk=settings.rungs // 16,
+        unit="rungs",
+        progress=progress,
+        checkpoint=checkpoint,
+    )
+    return _read_jit(settings, path, scout, plan, climb)
 
 
-class _Climbers(NamedTuple):
-    """Walkers of one run at the end: position, log weight, acceptance by rung, flags."""
+class _Climb(NamedTuple):
+    """Walkers of all runs between two rungs.
 
-    position: PyTree
+    Attributes:
+        rung: [R] int32 rungs behind them.
+        walkers: kernel states [R, n, ...].
+        log_w: [R, n] log weights.
+        acceptance: [R, rungs] mean acceptance.
+        flags: [R] uint32.
+        start: [R, n] V of the draws of the reference.
+    """
+
+    rung: Array
+    walkers: Any
     log_w: Array
     acceptance: Array
     flags: Array
     start: Array
-    energy: Array
 
 
-@jax.jit(static_argnames=("settings", "mesh"))
-def _anneal(settings: AIS, path: Path, key: Key, mesh: Any) -> Estimate:
+def _begin(settings: AIS, path: Path, key: Key, mesh: Any) -> tuple[Pilot, Schedule, _Climb]:
+    """The frozen ladder, and exact draws of the reference at its foot."""
     scout = pilot(path, stream(key, Stream.PROBE))
     plan = lay_out(scout, settings.rungs)
-    keys = jax.random.split(stream(key, Stream.SWAP), settings.n_runs)
-    run = lambda path, x: _climb(settings, path, *x)
-    plans = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(keys), *x.shape)), plan)
-    climbers = _each_run(path, run, (keys, plans), mesh)
-    return _read(settings, path, scout, plan, climbers)
+    at = Point(jnp.zeros((), plan.lam.dtype), path.point)
+
+    def run(path, key):
+        draws = stream(key, Stream.INIT)
+        draw = lambda i: path.kernel.sample(jax.random.fold_in(draws, i), at)
+        one = lambda i: path.kernel.init(draw(i), at)
+        ids = jnp.arange(settings.n, dtype=jnp.uint32)
+        walkers = map_tiles(one, ids, tile_for(path, settings.n))
+        return _Climb(
+            rung=jnp.int32(0),
+            walkers=walkers,
+            log_w=jnp.zeros_like(walkers.energy),
+            acceptance=jnp.zeros(settings.rungs, walkers.energy.dtype),
+            flags=jnp.uint32(0),
+            start=walkers.energy,
+        )
+
+    return scout, plan, each_run(path, run, _keys(settings, key), mesh)
 
 
-def _climb(settings: AIS, path: Path, key: Key, plan: Schedule) -> _Climbers:
-    """One run of walkers from exact draws of the reference to the target."""
-    kernel = path.kernel
-    draws, moves = stream(key, Stream.INIT), stream(key, Stream.MOVES)
+def _keys(settings: AIS, key: Key) -> Key:
+    return jax.random.split(stream(key, Stream.SWAP), settings.n_runs)
+
+
+def _advance(
+    settings: AIS, path: Path, plan: Schedule, key: Key, climb: _Climb, until: Any, mesh: Any
+) -> _Climb:
+    """All runs up to rung `until`."""
+    run = lambda path, x, *shared: _ascend(settings, path, *x, *shared)
+    shared = (plan, climb.rung[0], until)
+    return each_run(path, run, (_keys(settings, key), climb), mesh, shared)
+
+
+def _ascend(
+    settings: AIS, path: Path, key: Key, climb: _Climb, plan: Schedule, first: Any, until: Any
+) -> _Climb:
+    """One run of walkers from rung `first` to rung `until`."""
+    moves = stream(key, Stream.MOVES)
+    ids = jnp.arange(settings.n, dtype=jnp.uint32)
     steps = jnp.diff(plan.lam, prepend=0.0)
-
-    def one(i):
-        at = Point(jnp.zeros((), plan.lam.dtype), path.point)
-        walker = kernel.init(kernel.sample(jax.random.fold_in(draws, i), at), at)
-        mine = jax.random.fold_in(moves, i)
-
-        def rung(carry, row):
-            walker, log_w, flags = carry
-            m, step, node = row
-            log_w = log_w - step * walker.energy
-            at, params = Point(node.lam, path.point), parameters(path, node)
-
-            def move(j, carry):
-                walker, total, flags = carry
-                here = jax.random.fold_in(mine, m * settings.moves + j)
-                walker, info = kernel.step(here, walker, at, params)
-                wrong = info.flags & jnp.uint32(Flag.WRONG_BLOCKS)
-                return walker, total + info.acceptance, flags | wrong
-
-            begin = (walker, jnp.zeros_like(walker.energy), flags)
-            walker, total, flags = jax.lax.fori_loop(0, settings.moves, move, begin)
-            return (walker, log_w, flags), total / settings.moves
-
-        rows = (jnp.arange(settings.rungs), steps, plan)
-        start = walker.energy
-        begin = (walker, jnp.zeros_like(start), jnp.zeros((), jnp.uint32))
-        (walker, log_w, flags), acceptance = jax.lax.scan(rung, begin, rows)
-        return _Climbers(walker.position, log_w, acceptance, flags, start, walker.energy)
-
     tile = tile_for(path, settings.n)
-    out = map_tiles(one, jnp.arange(settings.n, dtype=jnp.uint32), tile)
-    return out._replace(acceptance=jnp.mean(out.acceptance, axis=0))
+
+    def rung(m, climb):
+        node = jax.tree.map(lambda x: x[m], plan)
+
+        def one(args):
+            i, walker, log_w = args
+            log_w = log_w - steps[m] * walker.energy
+            mine = jax.random.fold_in(moves, i)
+            walker, total, flags = visit(path, node, walker, mine, m, settings.moves)
+            return walker, log_w, total / settings.moves, flags
+
+        walkers, log_w, acceptance, flags = map_tiles(
+            one, (ids, climb.walkers, climb.log_w), tile
+        )
+        return climb._replace(
+            rung=m + 1,
+            walkers=walkers,
+            log_w=log_w,
+            acceptance=climb.acceptance.at[m].set(jnp.mean(acceptance)),
+            flags=climb.flags | union(flags),
+        )
+
+    return jax.lax.fori_loop(first, until, rung, climb)
 
 
-def _read(
-    settings: AIS, path: Path, scout: Pilot, plan: Schedule, climbers: _Climbers
-) -> Estimate:
+def _read(settings: AIS, path: Path, scout: Pilot, plan: Schedule, climb: _Climb) -> Estimate:
     """Combine the runs into one estimate with its verdict."""
     runs, n = settings.n_runs, settings.n
-    broken = jnp.isnan(climbers.log_w)
-    log_w = jnp.where(broken, -jnp.inf, climbers.log_w)
+    broken = jnp.isnan(climb.log_w)
+    log_w = jnp.where(broken, -jnp.inf, climb.log_w)
     all_w = log_w.ravel()
     pooled = jarzynski(-all_w)
     log_z = logsumexp(log_w, axis=1) - jnp.log(n)
@@ -266,9 +302,10 @@ def _read(
     alike = _disagreement(runs) * within
     by_pilot, pilot_stderr, _ = _of_pilot(scout)
     gap = jnp.abs(by_pilot - pooled.value) / jnp.hypot(stderr, pilot_stderr)
-    acceptance = jnp.mean(climbers.acceptance, axis=0)
-    energy = jnp.max(jnp.where(jnp.isfinite(climbers.energy), jnp.abs(climbers.energy), 0.0))
-    flags = pooled.flags | union(climbers.flags)
+    acceptance = jnp.mean(climb.acceptance, axis=0)
+    end = climb.walkers.energy
+    energy = jnp.max(jnp.where(jnp.isfinite(end), jnp.abs(end), 0.0))
+    flags = pooled.flags | union(climb.flags)
     flags = flags | raise_flags(
         (Flag.FEW_RUNS, runs < 4),
         (Flag.LADDER_UNFINISHED, scout.population.lam < 1),
@@ -284,8 +321,8 @@ def _read(
         (Flag.NONFINITE, broken),
     )
     if values_of(path.start) is None:  # the identity integrates by parts
-        walls = jnp.any(~jnp.isfinite(climbers.start))
-        lagging = lags(path, climbers.position, log_w, walls)
+        walls = jnp.any(~jnp.isfinite(climb.start))
+        lagging = lags(path, climb.walkers.position, log_w, walls)
         flags = flags | raise_flags((Flag.NOT_STATIONARY, lagging))
     log_mass = jnp.asarray(path.start.log_mass, stderr.dtype)
     merge = lambda x: x.reshape(runs * n, *x.shape[2:])
@@ -293,7 +330,7 @@ def _read(
     looks = jnp.sum(scout.population.trace.looks) * settings.scout().moves * settings.pilot
     parts = AnnealParts(
         point=path.point,
-        samples=jax.tree.map(merge, climbers.position),
+        samples=jax.tree.map(merge, climb.walkers.position),
         log_weights=weights,
         runs_log_z=log_z + log_mass,
         log_mass=log_mass,
@@ -316,6 +353,11 @@ def _read(
         flags,
         parts,
     )
+
+
+_begin_jit = jax.jit(_begin, static_argnames=("settings", "mesh"))
+_advance_jit = jax.jit(_advance, static_argnames=("settings", "mesh"))
+_read_jit = jax.jit(_read, static_argnames="settings")
 
 
 def _of_pilot(scout: Pilot) -> tuple[Array, Array, Array]:

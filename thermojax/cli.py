@@ -185,7 +185,7 @@ def _resume_command() -> Any:
 
     @dataclasses.dataclass(frozen=True)
     class Resume:
-        """Continue an interrupted sweep or reproduction, bit for bit.
+        """Continue an interrupted run, bit for bit.
 
         Attributes:
             folder: folder of the run, with or without its ending .partial.
@@ -355,42 +355,21 @@ def _reproduce_on(place: Path, name: str, quiet: bool) -> int:
     return 0
 
 
-# Learning coefficient
-
-
-def _llc(config: Any, out: Path | None, overwrite: bool, quiet: bool, argv: list[str]) -> int:
-    from thermojax.experiments.llc import run_llc
-    from thermojax.io import write_result
-    from thermojax.report_llc import write_llc_report
-    from thermojax.terminal import print_llc, progress_bar
-
-    folder = _opened(config, "llc", "llc-", out, overwrite, argv)
-    try:
-        with progress_bar(f"llc {config.data}", quiet) as show:
-            result = run_llc(config, progress=show)
-        write_result(folder.partial, result)
-        write_llc_report(folder.partial)
-    except KeyboardInterrupt:
-        folder.discard()
-        raise KeyboardInterrupt(": nothing was written") from None
-    except Exception:  # nothing can be resumed, so nothing is kept
-        folder.discard()
-        raise
-    folder.finish()
-    if not quiet:
-        print_llc(result.summary, folder.out)
-    return 0
-
-
-# Sweep
+# Sweep and learning coefficient
 
 
 def _sweep(config: Any, out: Path | None, overwrite: bool, quiet: bool, argv: list[str]) -> int:
     folder = _opened(config, "sweep", "", out, overwrite, argv)
-    return _execute(config, folder, quiet)
+    return _execute("sweep", config, folder, quiet)
+
+
+def _llc(config: Any, out: Path | None, overwrite: bool, quiet: bool, argv: list[str]) -> int:
+    folder = _opened(config, "llc", "llc-", out, overwrite, argv)
+    return _execute("llc", config, folder, quiet)
 
 
 def _resume(out: Path, quiet: bool) -> int:
+    from thermojax.experiments.llc import LlcConfig
     from thermojax.experiments.sweep import SweepConfig
     from thermojax.runfolder import unfinished
 
@@ -398,28 +377,44 @@ def _resume(out: Path, quiet: bool) -> int:
     _use_all_cores()
     if "theory" in config:
         return _reproduce_on(folder.out, config["theory"], quiet)
-    return _execute(SweepConfig(**config["settings"]), folder, quiet)
+    if config.get("command") == "llc":
+        return _execute("llc", LlcConfig(**config["settings"]), folder, quiet)
+    return _execute("sweep", SweepConfig(**config["settings"]), folder, quiet)
 
 
-def _execute(config: Any, folder: Any, quiet: bool) -> int:
-    """Run the sweep in its folder; what was computed survives an interruption."""
+def _parts(command: str) -> tuple[Callable, Callable, Callable]:
+    """What runs an experiment on a data set, writes its page, and prints its result."""
+    from thermojax import terminal
+
+    if command == "llc":
+        from thermojax.experiments.llc import run_llc
+        from thermojax.report_llc import write_llc_report
+
+        return run_llc, write_llc_report, terminal.print_llc
     from thermojax.experiments.sweep import run_sweep
-    from thermojax.io import write_result
     from thermojax.report import write_report
-    from thermojax.terminal import print_sweep, progress_bar
 
+    return run_sweep, write_report, terminal.print_sweep
+
+
+def _execute(command: str, config: Any, folder: Any, quiet: bool) -> int:
+    """Run the experiment in its folder; what was computed survives an interruption."""
+    from thermojax.io import write_result
+    from thermojax.terminal import progress_bar
+
+    run, write_page, show_result = _parts(command)
     under_way = folder.checkpoint.exists()
     try:
-        with progress_bar(f"sweep {config.data}", quiet) as show:
+        with progress_bar(f"{command} {config.data}", quiet) as show:
 
             def progress(fraction: float, note: str = "") -> None:
                 nonlocal under_way
                 under_way = under_way or fraction > 0
                 show(fraction, note)
 
-            result = run_sweep(config, progress=progress, checkpoint=folder.checkpoint)
+            result = run(config, progress=progress, checkpoint=folder.checkpoint)
         write_result(folder.partial, result)
-        write_report(folder.partial)
+        write_page(folder.partial)
     except KeyboardInterrupt:
         if folder.checkpoint.exists():
             raise KeyboardInterrupt(f": go on with `thermojax resume {folder.out}`") from None
@@ -428,13 +423,13 @@ def _execute(config: Any, folder: Any, quiet: bool) -> int:
     except (ValueError, OSError) as error:
         if under_way:  # no fault of the request: keep everything and show where
             raise RuntimeError(
-                f"the sweep failed; its files are in {folder.partial}"
+                f"the {command} failed; its files are in {folder.partial}"
             ) from error
         folder.discard()
         raise
     folder.finish()
     if not quiet:
-        print_sweep(result, folder.out)
+        show_result(result, folder.out)
     return 0
 
 

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from thermojax.accumulators import Compensated, compensated_add
+from thermojax.checkpoints import Store, store_of
 from thermojax.dynamics.kernel import (
     Kernel,
     Ledger,
@@ -307,6 +308,7 @@ def run(
     ledger: str = "energy",
     progress: bool | Callable[[int, int], None] = False,
     chunk: int = 1000,
+    checkpoint: Store | None = None,
 ) -> tuple[EnsembleState, dict[str, Any]]:
     """Move every walker `n_steps` times at one point, streaming what is asked for.
 
@@ -328,6 +330,8 @@ def run(
         ledger: "none", "energy" (heat) or "full" (nats as well).
         progress: show a bar, or call `progress(steps_done, n_steps)` after each chunk.
         chunk: steps between two reports; changes no number.
+        checkpoint: folder where all of it, traces too, is kept after each chunk and from
+            where it goes on, bit for bit, if it was kept before; ignored under jit.
 
     Returns:
         The ensemble after the last step, and a dict: each accumulator's result with a
@@ -335,7 +339,8 @@ def run(
         [size]), "flags" (uint32 [size]) and, with `every`, "trace" [n_kept, size, ...].
 
     Raises:
-        ValueError: unknown ledger, bad chunking, a mesh that does not divide the tiles.
+        ValueError: unknown ledger, bad chunking, a mesh that does not divide the tiles,
+            a checkpoint of another run.
     """
     accumulate = dict(accumulate or {})
     _check_run(accumulate, n_steps, ledger, every, mesh, st, chunk)
@@ -348,13 +353,26 @@ def run(
     tally = _start(plan, kernel, st)
     traces = []
     if concrete:
+        store = store_of(checkpoint, (kernel, key, point, params))
+        first, stride, seen = int(st.step), every or 0, ()
+        if store is not None:
+            seen = _room(plan, kernel, st, n_steps // stride if stride else 0)
+            st, tally, seen = store.load((st, tally, seen))
         with reporter(progress, n_steps, "steps") as report:
-            for n_keep, count in _chunks(n_steps, every, chunk):
+            done = int(st.step) - first
+            report(done)
+            for n_keep, count in _chunks(n_steps - done, every, chunk):
                 st, tally, kept = _advance_jit(
                     plan, kernel, key, st, tally, point, params, jnp.uint32(count), n_keep, mesh
                 )
-                traces += [kept] if n_keep else []
-                report(n_keep * (every or 0) + count)
+                if store is None and n_keep:
+                    traces.append(kept)
+                elif store is not None:
+                    _put(seen, kept, done // max(stride, 1))
+                    store.save((st, tally, seen))
+                done += n_keep * stride + count
+                report(n_keep * stride + count)
+        traces += [seen] if jax.tree.leaves(seen) else []
     else:
         n_keep = n_steps // every if every else 0
         rest = n_steps - n_keep * (every or 0)
@@ -365,6 +383,20 @@ def run(
                 )
                 traces += [kept] if keep else []
     return st, _collect(plan, tally, traces, st.tile, n_steps)
+
+
+def _room(plan: _Plan, kernel: Kernel, st: EnsembleState, n_kept: int) -> PyTree:
+    """Traces [size, n_kept, ...] on the host, empty so far."""
+    trace, one = plan.trace, jax.tree.map(lambda x: x[0], st.walkers)
+    if not n_kept or trace is None:
+        return ()
+    like = jax.eval_shape(lambda s: trace(kernel.observe(s)), one)
+    return jax.tree.map(lambda x: np.zeros((st.size, n_kept, *x.shape), x.dtype), like)
+
+
+def _put(seen: PyTree, kept: PyTree, start: int) -> None:
+    for rows, new in zip(jax.tree.leaves(seen), jax.tree.leaves(kept), strict=False):  # or ()
+        rows[:, start : start + new.shape[1]] = new
 
 
 def _chunks(n_steps: int, every: int | None, chunk: int) -> list[tuple[int, int]]:

@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from thermojax import smc as tempering
+from thermojax.checkpoints import Store
 from thermojax.estimators.climb import (
     Climb,
     block_variance,
@@ -41,7 +42,7 @@ from thermojax.estimators.estimate import Estimate, Flag, raise_flags
 from thermojax.estimators.mbar import mbar
 from thermojax.estimators.mixture import t_factor
 from thermojax.ladder import round_trip_rate
-from thermojax.partition import Checkpoint, PartitionParts, check_target
+from thermojax.partition import PartitionParts, check_target
 from thermojax.replicas import ReplicaExchange, Route, State, make_route, simulate
 from thermojax.smc import tunable
 from thermojax.system import Point, System
@@ -101,7 +102,7 @@ def replica_exchange(
     positions: PyTree = None,
     observe: Callable[[PyTree], PyTree] | None = None,
     progress: bool | Callable[[int, int], None] = False,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: Store | None = None,
 ) -> Exchange:
     """Sample a whole ladder of temperatures with walkers that exchange their places.
 
@@ -122,8 +123,8 @@ def replica_exchange(
             measure cannot be sampled; exact draws from it by default.
         observe: `theta -> pytree`, recorded for every slot after every round.
         progress: show a bar, or call `progress(done, total)`.
-        checkpoint: where the state is kept every few rounds and from where it goes on, bit
-            for bit, if it was kept before; ignored under jit.
+        checkpoint: folder where the state is kept every few rounds and from where it goes
+            on, bit for bit, if it was kept before; ignored under jit.
 
     Returns:
         `Exchange`. Flags: NO_ROUND_TRIPS below ten trips in total; NOT_MIXED where the split
@@ -287,7 +288,7 @@ def exchange_log_z(
     reference: Any = None,
     mesh: Any = None,
     progress: bool | Callable[[int, int], None] = False,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: Store | None = None,
 ) -> Estimate:
     """log Z of the target by replica exchange from the prior or a reference.
 

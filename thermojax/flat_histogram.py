@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 
+from thermojax.checkpoints import Store, in_chunks
 from thermojax.density_of_states import DensityOfStates, RunMoments, runs_at, verdict
 from thermojax.dynamics.kernel import Kernel
 from thermojax.estimators.estimate import Estimate, Flag, raise_flags
@@ -40,8 +41,7 @@ from thermojax.multicanonical import (
     place,
     weigh,
 )
-from thermojax.partition import Checkpoint, check_target
-from thermojax.progress import reporter
+from thermojax.partition import check_target
 from thermojax.smc import tunable
 from thermojax.system import Point, System
 from thermojax.typing import Array, ArrayLike, Key, PyTree, is_concrete
@@ -168,7 +168,7 @@ def flat_log_z(
     reference: Any = None,
     mesh: jax.sharding.Mesh | None = None,
     progress: bool | Callable[[int, int], None] = False,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: Store | None = None,
 ) -> Estimate:
     """log Z at one point by the flat-histogram route, in nats.
 
@@ -180,8 +180,8 @@ def flat_log_z(
         reference: see `log_partition`.
         mesh: not supported: the walkers of one run share their weights.
         progress: show a bar over the looks, or call `progress(done, total)`.
-        checkpoint: where the walkers are kept every tenth of the looks, and from where
-            they go on, bit for bit; ignored under jit.
+        checkpoint: folder where the walkers are kept every tenth of the looks, and from
+            where they go on, bit for bit; ignored under jit.
 
     Returns:
         `Estimate` with `FlatParts`; works under jit.
@@ -201,20 +201,16 @@ def flat_log_z(
         course, walk = _start(settings, sys, point, key, reference)
         return _read(course, advance(course, key, walk, looks))
     course, walk = _start_jit(settings, sys, point, key, reference)
-    if checkpoint is not None:
-        walk = checkpoint.load(walk)
-    silent = progress is False and checkpoint is None
-    stride = looks if silent else max(1, looks // 10)
-    with reporter(progress, looks, "looks") as report:
-        done = int(walk.look)
-        report(done)
-        while done < looks:
-            until = min(done + stride, looks)
-            walk = _advance_jit(course, key, walk, jnp.int32(until))
-            report(until - done)
-            done = until
-            if checkpoint is not None:
-                checkpoint.save(walk)
+    walk = in_chunks(
+        lambda walk, until: _advance_jit(course, key, walk, jnp.int32(until)),
+        walk,
+        lambda walk: walk.look,
+        looks,
+        chunk=looks // 10,
+        unit="looks",
+        progress=progress,
+        checkpoint=checkpoint,
+    )
     return _read_jit(course, walk)
 
 

@@ -21,7 +21,6 @@ there.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -29,80 +28,27 @@ import jax
 import jax.numpy as jnp
 
 from thermojax import smc as tempering
-from thermojax.anneal import refuse_unused
 from thermojax.binary import values_of
-from thermojax.dynamics.kernel import Kernel, Stream, stream
-from thermojax.ensembles import map_tiles
+from thermojax.checkpoints import Store, in_chunks
 from thermojax.estimators.estimate import Estimate, Flag, raise_flags, union
 from thermojax.estimators.free_energy import bar, thermodynamic_integration
 from thermojax.estimators.mbar import GONE, THIN
 from thermojax.estimators.mixture import t_factor
+from thermojax.nodes import TI, Chains, Draws, advance, begin, gather
 from thermojax.partition import (
     PartitionParts,
     _coexistence,
     _disagreement,
-    _each_run,
     _genealogy,
+    check_mesh,
     check_target,
 )
-from thermojax.pilot import Pilot, Schedule, average, lags, lay_out, parameters, pilot, tile_for
-from thermojax.smc import SMC, Path, Trace
+from thermojax.pilot import Pilot, Schedule, lags
+from thermojax.smc import Path, Trace
 from thermojax.system import Point, System
-from thermojax.typing import Array, Key, PyTree
+from thermojax.typing import Array, Key, is_concrete
 
 __all__ = ["TI", "integrate_log_z"]
-
-
-@dataclasses.dataclass(frozen=True)
-class TI:
-    """Settings of thermodynamic integration; see the module docstring.
-
-    Attributes:
-        nodes: nodes after the reference.
-        chains: chains per node and run.
-        n_runs: independent runs, whose spread is the error bar.
-        burn: draws of every chain that are thrown away.
-        draws: draws of every chain that count.
-        moves: kernel steps between two draws.
-        pilot: particles of every run's pilot population.
-        target: effective sample size, as a fraction, that each step of a pilot keeps.
-        max_rungs: length of a pilot's ladder at most.
-        kernel: `system -> Kernel`, metropolised; HMC by default, `tj.gibbs_flip` site by
-            site over binary states.
-    """
-
-    nodes: int = 32
-    chains: int = 32
-    n_runs: int = 8
-    burn: int = 16
-    draws: int = 16
-    moves: int = 4
-    pilot: int = 128
-    target: float = 0.9
-    max_rungs: int = 256
-    kernel: Callable[[System], Kernel] | None = None
-
-    def __post_init__(self):
-        least = {"nodes": 3, "chains": 2, "n_runs": 1, "burn": 0, "draws": 4, "moves": 1}
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least {low}")
-        if self.chains > self.pilot:
-            raise ValueError(
-                f"chains={self.chains} start from the pilot's particles: raise "
-                f"pilot={self.pilot} to at least as many"
-            )
-        self.scout()
-
-    def scout(self) -> SMC:
-        """Settings of the pilots."""
-        return SMC(
-            n=self.pilot,
-            n_runs=1,
-            target=self.target,
-            max_rungs=self.max_rungs,
-            kernel=self.kernel,
-        )
 
 
 def integrate_log_z(
@@ -113,8 +59,8 @@ def integrate_log_z(
     *,
     reference: Any = None,
     mesh: jax.sharding.Mesh | None = None,
-    progress: Any = False,
-    checkpoint: Any = None,
+    progress: bool | Callable[[int, int], None] = False,
+    checkpoint: Store | None = None,
 ) -> Estimate:
     """log Z in nats by thermodynamic integration from the prior or a reference.
 
@@ -127,8 +73,9 @@ def integrate_log_z(
         key: typed key.
         reference: normalised measure with a sampler from which the path starts.
         mesh: mesh with an "ensemble" axis over which the runs are shared out.
-        progress: not used; refused.
-        checkpoint: not used; refused.
+        progress: show a bar over the draws, or call `progress(done, total)`.
+        checkpoint: folder where the chains are kept every sixteenth of their draws, and
+            from where they go on, bit for bit; ignored under jit.
 
     Returns:
         `Estimate` (scope "total"): mean over runs; stderr from their spread, widened to
@@ -139,7 +86,7 @@ def integrate_log_z(
 
     Raises:
         ImproperEnsembleError: no normalisable start.
-        ValueError: beta < 0, an unadjusted kernel, progress or checkpoint given.
+        ValueError: beta < 0, an unadjusted kernel, runs that the mesh cannot share.
 
     Source: specification of the core, section 3.3 (derived there).
 
@@ -151,25 +98,28 @@ def integrate_log_z(
         >>> bool(abs(est.value + 0.5 * jnp.log(2.0)) < 0.1)
         True
     """
-    refuse_unused("TI", progress=progress, checkpoint=checkpoint)
     check_target(sys, point, key, reference, False)  # rays: log_partition does
-    if mesh is not None and settings.n_runs % mesh.shape["ensemble"]:
-        raise ValueError(
-            f"n_runs={settings.n_runs} must be a multiple of the {mesh.shape['ensemble']} "
-            "devices of the mesh"
-        )
+    check_mesh(settings.n_runs, mesh)
     path = tempering.prepare(settings.scout(), sys, point, reference)
-    return _integrate(settings, path, key, mesh)
-
-
-class _Chains(NamedTuple):
-    """One run: V [K+1, n] and U of all draws, row 0 exact; what the chains did."""
-
-    value: Array
-    energy: Any
-    samples: PyTree
-    acceptance: Array
-    flags: Array
+    draws = settings.burn + settings.draws
+    if not is_concrete((path, key)):
+        scouts, plan, chains = begin(settings, path, key, mesh)
+        chains = advance(settings, path, plan, key, chains, draws, mesh)
+        return _read(settings, path, scouts, plan, chains)
+    scouts, plan, chains = _begin_jit(settings, path, key, mesh)
+    chains = in_chunks(
+        lambda chains, until: _advance_jit(
+            settings, path, plan, key, chains, jnp.int32(until), mesh
+        ),
+        chains,
+        lambda chains: chains.draw[0],
+        draws,
+        chunk=draws // 16,
+        unit="draws",
+        progress=progress,
+        checkpoint=checkpoint,
+    )
+    return _read_jit(settings, path, scouts, plan, chains)
 
 
 class _Sums(NamedTuple):
@@ -183,85 +133,6 @@ class _Sums(NamedTuple):
     correlation: Array
     mean: Array
     error: Array
-
-
-@jax.jit(static_argnames=("settings", "mesh"))
-def _integrate(settings: TI, path: Path, key: Key, mesh: Any) -> Estimate:
-    runs = settings.n_runs
-    first = jax.random.split(stream(key, Stream.PROBE), runs)
-    scout = lambda path, key: pilot(path, key, settings.chains)
-    scouts = _each_run(path, scout, first, mesh)
-    plan = average(jax.vmap(lambda p: lay_out(p, settings.nodes))(scouts))
-    starts = jax.vmap(lambda p: _starts(p, plan))(scouts)
-    keys = jax.random.split(stream(key, Stream.SWAP), runs)
-    plans = jax.tree.map(lambda x: jnp.broadcast_to(x, (runs, *x.shape)), plan)
-    run = lambda path, x: _sample(settings, path, *x)
-    chains = _each_run(path, run, (keys, plans, starts), mesh)
-    sums = jax.vmap(lambda v: _sum_up(settings, plan.lam, v))(chains.value)
-    return _read(settings, path, scouts, plan, chains, sums)
-
-
-def _starts(found: Pilot, plan: Schedule) -> PyTree:
-    """Positions [K, chains, ...] of the run's own pilot, just beyond every node."""
-    pop = found.population
-    on = jnp.arange(len(pop.trace.lam)) <= pop.rung
-    ladder = jnp.where(on, pop.trace.lam, jnp.inf)
-    row = jnp.minimum(jnp.searchsorted(ladder, plan.lam), pop.rung)
-    return jax.tree.map(lambda x: x[row], found.positions)
-
-
-def _sample(settings: TI, path: Path, key: Key, plan: Schedule, starts: PyTree) -> _Chains:
-    """Exact draws of the reference, and chains at all nodes."""
-    k, c, s = settings.nodes, settings.chains, settings.draws
-    kernel, store = path.kernel, path.config.store_energy
-    draws, moves = stream(key, Stream.INIT), stream(key, Stream.MOVES)
-    energy_of = lambda theta: path.system.energy(theta, path.point.control) if store else ()
-
-    def reference(i):
-        at = Point(jnp.zeros((), plan.lam.dtype), path.point)
-        theta = kernel.sample(jax.random.fold_in(draws, i), at)
-        return kernel.init(theta, at).energy, energy_of(theta)
-
-    def chain(args):
-        i, node, theta = args
-        at, params = Point(node.lam, path.point), parameters(path, node)
-        mine = jax.random.fold_in(moves, i)
-
-        def draw(carry, m):
-            def move(j, carry):
-                walker, total, flags = carry
-                here = jax.random.fold_in(mine, m * settings.moves + j)
-                walker, info = kernel.step(here, walker, at, params)
-                wrong = info.flags & jnp.uint32(Flag.WRONG_BLOCKS)
-                return walker, total + info.acceptance, flags | wrong
-
-            walker, total, flags = jax.lax.fori_loop(0, settings.moves, move, carry)
-            target = i >= (k - 1) * c  # positions of the other nodes are not kept
-            kept = jax.tree.map(lambda x: jnp.where(target, x, 0), walker.position)
-            row = walker.energy, energy_of(walker.position), kept
-            return (walker, total, flags), row
-
-        walker = kernel.init(theta, at)
-        carry = (walker, jnp.zeros_like(walker.energy), jnp.zeros((), jnp.uint32))
-        steps = jnp.arange(settings.burn + s)
-        (_, total, flags), rows = jax.lax.scan(draw, carry, steps)
-        rows = jax.tree.map(lambda x: x[settings.burn :], rows)
-        return *rows, total / (len(steps) * settings.moves), flags
-
-    tile = lambda size: tile_for(path, size)
-    exact = map_tiles(reference, jnp.arange(c * s), tile(c * s))
-    spread = jax.tree.map(lambda x: jnp.repeat(x, c, axis=0), plan)
-    flat = jax.tree.map(lambda x: x.reshape(k * c, *x.shape[2:]), starts)
-    out = map_tiles(chain, (jnp.arange(k * c), spread, flat), tile(k * c))
-    value, energy, position, acceptance, flags = out
-    rows = lambda x, y: jnp.concatenate([x[None], y.reshape(k, c * s)])
-    return _Chains(
-        value=rows(exact[0], value),
-        energy=jax.tree.map(rows, exact[1], energy),
-        samples=jax.tree.map(lambda x: x[-c:].reshape(c * s, *x.shape[2:]), position),
-        acceptance=jnp.mean(acceptance.reshape(k, c), axis=1),
-        flags=union(flags),
-    )
 
 
 def _sum_up(settings: TI, nodes: Array, value: Array) -> _Sums:
@@ -304,10 +175,10 @@ def _sum_up(settings: TI, nodes: Array, value: Array) -> _Sums:
     )
 
 
-def _read(
-    settings: TI, path: Path, scouts: Pilot, plan: Schedule, chains: _Chains, sums: _Sums
-) -> Estimate:
+def _read(settings: TI, path: Path, scouts: Pilot, plan: Schedule, chains: Chains) -> Estimate:
     """Combine the runs into one estimate with its verdict."""
+    drawn = gather(settings, chains)
+    sums = jax.vmap(lambda v: _sum_up(settings, plan.lam, v))(drawn.value)
     runs, k, n = settings.n_runs, settings.nodes, settings.chains * settings.draws
     log_z = sums.log_z[:, -1]
     value = jnp.mean(log_z)
@@ -317,16 +188,17 @@ def _read(
     spread = jnp.maximum(t_factor(runs) ** 2 * between, within)
     stderr = jnp.sqrt(spread / runs + budget**2)
     log_mass = jnp.asarray(path.start.log_mass, value.dtype)
-    trace = _trace(settings, path, plan, chains, sums)
+    trace = _trace(settings, plan, drawn, sums)
     readouts = {"ti": value, "bar": jnp.mean(sums.by_bar), "pilot": _of_pilots(scouts)[0]}
-    flags = _verdict(settings, path, scouts, chains, sums, trace, stderr, readouts)
+    flags = _verdict(settings, path, scouts, drawn, sums, trace, stderr, readouts)
+    flags = flags | union(chains.flags)
     pops = scouts.population
     looks = jnp.sum(pops.trace.looks) * settings.scout().moves * settings.pilot
     steps = runs * k * settings.chains * (settings.burn + settings.draws) * settings.moves
     merge = lambda x: x.reshape(runs * n, *x.shape[2:])
     parts = PartitionParts(
         point=path.point,
-        samples=jax.tree.map(merge, chains.samples),
+        samples=jax.tree.map(merge, drawn.samples),
         log_weights=jnp.full(runs * n, -jnp.log(runs * n), value.dtype),
         runs_log_z=log_z + log_mass,
         trace=trace,
@@ -344,17 +216,22 @@ def _read(
     return Estimate(value, error, jnp.sqrt(within / runs), n_eff, flags, parts)
 
 
-def _trace(settings: TI, path: Path, plan: Schedule, chains: _Chains, sums: _Sums) -> Trace:
+_begin_jit = jax.jit(begin, static_argnames=("settings", "mesh"))
+_advance_jit = jax.jit(advance, static_argnames=("settings", "mesh"))
+_read_jit = jax.jit(_read, static_argnames="settings")
+
+
+def _trace(settings: TI, plan: Schedule, drawn: Draws, sums: _Sums) -> Trace:
     """The nodes as rungs of a ladder, with a leading axis [R]."""
     runs, k = settings.n_runs, settings.nodes
     ones = jnp.ones((runs, 1), plan.lam.dtype)
     nothing = jnp.zeros((runs, k + 1), plan.lam.dtype)
     return Trace(
         lam=jnp.concatenate([0 * ones, ones * plan.lam], axis=1),
-        value=chains.value,
-        energy=chains.energy,
+        value=drawn.value,
+        energy=drawn.energy,
         log_z=sums.log_z,
-        acceptance=jnp.concatenate([ones, chains.acceptance], axis=1),
+        acceptance=jnp.concatenate([ones, drawn.acceptance], axis=1),
         correlation=jnp.concatenate([0 * ones, jnp.abs(sums.correlation)], axis=1),
         looks=jnp.full((runs, k + 1), settings.draws, jnp.int32).at[:, 0].set(0),
         naive=nothing,
@@ -374,15 +251,15 @@ def _of_pilots(scouts: Pilot) -> tuple[Array, Array]:
     return jnp.mean(log_z) + variance / 2, jnp.sqrt(variance / runs + (variance / 2) ** 2)
 
 
-def _verdict(settings, path, scouts, chains, sums, trace, stderr, readouts):
+def _verdict(settings, path, scouts, drawn, sums, trace, stderr, readouts):
     """The flags of section 3.4 that thermodynamic integration can raise."""
     runs, c, s = settings.n_runs, settings.chains, settings.draws
     log_z = sums.log_z[:, -1]
     between = jnp.var(log_z, ddof=1) if runs > 1 else jnp.zeros(())
     within = jnp.mean(sums.within**2)
-    acceptance = jnp.mean(chains.acceptance)
+    acceptance = jnp.mean(drawn.acceptance)
     gap_pilot = jnp.abs(readouts["pilot"] - readouts["ti"])
-    end = chains.value[:, -1]
+    end = drawn.value[:, -1]
     energy = jnp.max(jnp.where(jnp.isfinite(end), jnp.abs(end), 0.0))
     mean = jnp.mean(sums.mean, axis=0)
     spread = jnp.mean(sums.error**2, axis=0)
@@ -392,7 +269,7 @@ def _verdict(settings, path, scouts, chains, sums, trace, stderr, readouts):
     # two peaks matter only where whole chains stay in theirs
     stuck = trace._replace(correlation=trace.correlation**s)
     rising = jnp.diff(mean) > 4 * jnp.hypot(error[1:], error[:-1])
-    flags = union(chains.flags) | raise_flags(
+    flags = raise_flags(
         (Flag.FEW_RUNS, runs < 4),
         (Flag.LADDER_UNFINISHED, jax.vmap(lambda p: p.lam)(scouts.population) < 1),
         (
@@ -420,7 +297,7 @@ def _verdict(settings, path, scouts, chains, sums, trace, stderr, readouts):
     )
     if values_of(path.start) is not None:
         return flags
-    walls = jnp.any(~jnp.isfinite(chains.value[:, 0]))
+    walls = jnp.any(~jnp.isfinite(drawn.value[:, 0]))
     even = jnp.zeros((runs, c * s), stderr.dtype)
-    lagging = lags(path, chains.samples, even, walls)
+    lagging = lags(path, drawn.samples, even, walls)
     return flags | raise_flags((Flag.NOT_STATIONARY, lagging))

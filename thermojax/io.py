@@ -1,4 +1,4 @@
-"""Files of a run, and checkpoints: complete or absent, never half written.
+"""Files of a run: settings and results, complete or absent.
 
     runs/digits-001/
         config.json      settings, seed, versions, device, command line
@@ -14,68 +14,32 @@ any moment. `runfolder` does the same for the folder as a whole.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import importlib.metadata
 import json
 import math
-import os
 import platform
 import zipfile
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from thermojax.estimators.estimate import Flag
-from thermojax.typing import PyTree
+from thermojax.files import write_bytes, writing
 
 __all__ = [
     "StoredResult",
     "flag_names",
-    "load_checkpoint",
     "read_result",
     "restored",
-    "save_checkpoint",
-    "write_bytes",
     "write_config",
     "write_result",
-    "writing",
 ]
 
 CURVE = ("log_z", "free_energy", "internal_energy", "entropy", "heat_capacity")
-
-
-# Files
-
-
-@contextlib.contextmanager
-def writing(path: Path | str) -> Generator[BinaryIO]:
-    """Open a file for writing that takes its name only when all of it is on disk.
-
-    Args:
-        path: of the file; its folder is created if need be.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_bytes(path: Path | str, content: bytes | str) -> Path:
-    """Write a whole file; see `writing`."""
-    with writing(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-    return Path(path)
 
 
 def _plain(value: Any) -> Any:
@@ -273,101 +237,3 @@ def read_result(folder: Path | str) -> StoredResult:
     except (ValueError, zipfile.BadZipFile, EOFError) as error:
         raise ValueError(f"{path} is damaged: run the sweep again") from error
     return StoredResult(arrays, summary, summary.pop("texts", None) or {}, config)
-
-
-# Checkpoints
-#
-# One npz file and not orbax: orbax refuses arrays of size zero and trees without leaves, and
-# casts silently where dtypes differ; both were tried.
-
-_STATE = "state.npz"
-
-
-def _is_key(leaf: Any) -> bool:
-    dtype = getattr(leaf, "dtype", None)
-    return dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
-
-
-def _describe(leaf: Any) -> list[Any]:
-    """Dtype and shape; a plain Python number has its type for dtype."""
-    return [str(getattr(leaf, "dtype", type(leaf).__name__)), list(np.shape(leaf))]
-
-
-def _to_bytes(leaf: Any) -> np.ndarray:
-    """Contents as bytes, which any dtype survives (bfloat16 does not survive npz)."""
-    values = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
-    return np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
-
-
-def _from_bytes(stored: np.ndarray, like: Any, impl: str) -> Any:
-    """The leaf again, of the kind, shape, dtype and placement of `like`."""
-    content = stored.tobytes()
-    if isinstance(like, bool | int | float | complex):
-        return np.frombuffer(content, np.asarray(like).dtype)[0].item()
-    if isinstance(like, np.ndarray | np.generic):
-        return np.frombuffer(content, like.dtype).reshape(like.shape).copy()
-    data = jax.eval_shape(jax.random.key_data, like) if _is_key(like) else like
-    with jax.enable_x64(True):  # or 64-bit values would be cut; of no effect outside
-        leaf = jax.device_put(np.frombuffer(content, data.dtype).reshape(data.shape))
-        if _is_key(like):
-            leaf = jax.random.wrap_key_data(leaf, impl=impl)
-        return jax.device_put(leaf, getattr(like, "sharding", None))
-
-
-def save_checkpoint(folder: Path | str, tree: PyTree) -> Path:
-    """Store a pytree of arrays, typed keys and plain numbers, bit for bit.
-
-    The previous checkpoint in `folder` is replaced only when this one is complete.
-
-    Args:
-        folder: for one checkpoint; created if need be.
-        tree: any pytree of arrays, typed keys and plain numbers.
-    """
-    named = jax.tree_util.tree_leaves_with_path(tree)
-    index = [
-        [
-            [jax.tree_util.keystr(path), *_describe(leaf)],
-            str(jax.random.key_impl(leaf)) if _is_key(leaf) else "",
-        ]
-        for path, leaf in named
-    ]
-    with writing(Path(folder) / _STATE) as file:
-        leaves = {f"leaf_{i}": _to_bytes(leaf) for i, (_, leaf) in enumerate(named)}
-        np.savez(file, index=np.array(json.dumps(index)), **leaves)  # ty: ignore[invalid-argument-type]
-    return Path(folder)
-
-
-def load_checkpoint(folder: Path | str, like: PyTree) -> PyTree:
-    """Read a checkpoint back.
-
-    Args:
-        folder: as given to `save_checkpoint`.
-        like: pytree (arrays, or shapes from `jax.eval_shape`) with the structure, shapes
-            and dtypes expected; arrays also say on which devices the leaves go.
-
-    Raises:
-        FileNotFoundError: none there.
-        ValueError: stored and expected leaves differ; the message names the first.
-    """
-    path = Path(folder) / _STATE
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no checkpoint ({_STATE})")
-    named = jax.tree_util.tree_leaves_with_path(like)
-    with np.load(path, allow_pickle=False) as stored:
-        index = json.loads(str(stored["index"]))
-        for (have, _), (where, leaf) in zip(index, named, strict=False):
-            want = [jax.tree_util.keystr(where), *_describe(leaf)]
-            if have != want:
-                raise ValueError(
-                    f"checkpoint {path}: leaf {have[0]} is {have[1]}{have[2]}, "
-                    f"expected {want[0]} to be {want[1]}{want[2]}"
-                )
-        if len(index) != len(named):
-            raise ValueError(
-                f"checkpoint {path} has {len(index)} leaves, expected {len(named)}"
-            )
-        leaves = [
-            _from_bytes(stored[f"leaf_{i}"], leaf, index[i][1])
-            for i, (_, leaf) in enumerate(named)
-        ]
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)

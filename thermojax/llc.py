@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -137,6 +138,7 @@ def llc(
     polish: int = 200,
     tile: int | None = None,
     progress: bool | Callable[[int, int], None] = False,
+    checkpoint: Path | str | None = None,
 ) -> Estimate:
     """Local learning coefficient of an anchor.
 
@@ -167,6 +169,8 @@ def llc(
         polish: gradient steps that look for lower ground below the anchor.
         tile: see `tj.init_ensemble`.
         progress: show a bar, or call `progress(steps_done, steps)`.
+        checkpoint: folder where the chains are kept every eighth of the run, and from where
+            they go on, bit for bit, if they were kept before.
 
     Returns:
         An `Estimate`, lambda_hat in nats, with `LlcParts`. The error bar is the larger of the
@@ -207,7 +211,7 @@ def llc(
     if params is None:
         params = start_params(bath, basin, step_size)
     starts = scattered(keys[2], anchor, stiffest(basin), n_chains)
-    sampling = (params, adapting, n_steps, burn_in, tile, progress)
+    sampling = (params, adapting, n_steps, burn_in, tile, progress, checkpoint)
     out, st, params = sample_chains(bath, keys[3:5], point, starts, *sampling)
     first, steps = jnp.asarray(inverse / stiffest(basin)), jnp.asarray(polish)
     lower = lambda theta: descend(sys, theta, control, first, steps)

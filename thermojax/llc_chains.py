@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ from jax.flatten_util import ravel_pytree
 
 from thermojax.adaptation import adapt
 from thermojax.basin import Curvature
+from thermojax.checkpoints import within
 from thermojax.dynamics.kernel import Kernel, absent
 from thermojax.dynamics.langevin import hmc
 from thermojax.ensembles import EnsembleState, init_ensemble, run
@@ -218,8 +220,9 @@ def sample_chains(
     burn_in: int,
     tile: int | None,
     progress: Any,
+    checkpoint: Path | str | None,
 ) -> tuple[dict[str, Any], EnsembleState, Any]:
-    """Warm-up, then the run."""
+    """Warm-up, then the run; its adaptation is not kept, but comes out the same again."""
     every, kept = -(-n_steps // KEPT), min(n_steps, KEPT)
     n_chains = jax.tree.leaves(starts)[0].shape[0]
     st = init_ensemble(bath, keys[0], point, n_chains, tile, positions=starts)
@@ -241,6 +244,7 @@ def sample_chains(
             params=params,
             ledger="none",
             progress=_relay(report),
+            checkpoint=within(checkpoint, "warm_up"),
         )
         st, out = run(
             bath,
@@ -254,6 +258,7 @@ def sample_chains(
             trace=_pair,
             ledger="none",
             progress=_relay(report),
-            chunk=every * max(1, kept // 4),
+            chunk=every * max(1, kept // 8),
+            checkpoint=within(checkpoint, "run"),
         )
     return out, st, params

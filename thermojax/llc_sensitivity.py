@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from thermojax.checkpoints import Store, in_chunks
 from thermojax.estimators.estimate import Estimate
 from thermojax.llc import llc
-from thermojax.progress import reporter
 from thermojax.system import System
 from thermojax.typing import Key, PyTree
 
@@ -42,6 +42,13 @@ class Sensitivity(NamedTuple):
     flags: dict[str, np.ndarray]
 
 
+class _Done(NamedTuple):
+    """Runs behind us, and value, stderr and flags [runs, 3] of all."""
+
+    runs: int
+    rows: np.ndarray
+
+
 def llc_sensitivity(
     sys: System,
     anchor: PyTree,
@@ -50,6 +57,7 @@ def llc_sensitivity(
     *,
     factors: tuple[float, ...] = (1 / 3, 3.0),
     progress: Callable[[int, int], None] | bool = False,
+    checkpoint: Store | None = None,
     **settings: Any,
 ) -> Sensitivity:
     """How lambda_hat moves with step size, tether and temperature.
@@ -65,6 +73,7 @@ def llc_sensitivity(
         est: from `llc` with the same system, anchor and settings.
         factors: by which each setting is multiplied.
         progress: show a bar, or call `progress(runs_done, runs)`.
+        checkpoint: folder where finished runs are kept, and from where the rest goes on.
         settings: as given to `llc`, apart from beta, gamma, step_size and params.
 
     Example:
@@ -82,25 +91,43 @@ def llc_sensitivity(
     moved = {name: float(np.asarray(getattr(parts, name))) for name in names[1:]}
     runs = [(name, f) for name in names for f in factors if name != "gamma" or moved["gamma"]]
     steps = hasattr(parts.params, "step_size")
+    runs = [run for run in runs if steps or run[0] != "step_size"]
     order = np.argsort([1.0, *factors])
-    base = (float(est.value), float(est.stderr), int(est.flags))
-    rows: dict[str, list[tuple]] = {name: [base] for name in names}
-    with reporter(progress, len(runs), "runs") as report:
-        for i, (name, factor) in enumerate(runs):
-            more: dict[str, Any] = {**moved, "n": parts.n, **settings, "polish": 0}
-            if name == "step_size":
-                if not steps:
-                    continue
-                step = factor * parts.params.step_size
-                more["params"] = parts.params._replace(step_size=step)
-            else:
-                more[name] = factor * moved[name]
-            one = llc(sys, anchor, jax.random.fold_in(key, i), **more)
-            rows[name].append((float(one.value), float(one.stderr), int(one.flags)))
-            report(1)
+
+    def one(i: int) -> tuple[float, float, float]:
+        name, factor = runs[i]
+        more: dict[str, Any] = {**moved, "n": parts.n, **settings, "polish": 0}
+        if name == "step_size":
+            step = factor * parts.params.step_size
+            more["params"] = parts.params._replace(step_size=step)
+        else:
+            more[name] = factor * moved[name]
+        found = llc(sys, anchor, jax.random.fold_in(key, i), **more)
+        return float(found.value), float(found.stderr), float(found.flags)
+
+    def advance(state: _Done, until: int) -> _Done:
+        new = np.array([one(i) for i in range(state.runs, until)])
+        return _Done(until, np.concatenate([state.rows[: state.runs], new, state.rows[until:]]))
+
+    done = in_chunks(
+        advance,
+        _Done(0, np.zeros((len(runs), 3))),
+        lambda state: state.runs,
+        len(runs),
+        chunk=1,
+        unit="runs",
+        progress=progress,
+        checkpoint=checkpoint,
+        inputs=(sys, anchor, key, est.value, moved, parts.params, factors),
+    )
+    base = (float(est.value), float(est.stderr), float(est.flags))
+    rows = {
+        name: [base, *(row for row, run in zip(done.rows, runs, strict=True) if run[0] == name)]
+        for name in names
+    }
     full = {name: got for name, got in rows.items() if len(got) == len(order)}
     column = lambda j, kind: {
-        name: np.array([got[i][j] for i in order], kind) for name, got in full.items()
+        name: np.array([got[i][j] for i in order]).astype(kind) for name, got in full.items()
     }
     return Sensitivity(
         np.array([1.0, *factors])[order],

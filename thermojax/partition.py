@@ -13,7 +13,7 @@ Source: specification of the core, sections 3.1-3.5 and 5.2 (derived here).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from jax.scipy.special import logsumexp
 
 from thermojax import smc as tempering
 from thermojax.binary import values_of
+from thermojax.checkpoints import Store, store_of
 from thermojax.dynamics.kernel import Stream, stream
 from thermojax.estimators.estimate import Estimate, Flag, raise_flags, union
 from thermojax.estimators.free_energy import bar, thermodynamic_integration
@@ -33,25 +34,13 @@ from thermojax.system import Point, System, reduced
 from thermojax.typing import Array, ArrayLike, ImproperEnsembleError, Key, PyTree, is_concrete
 
 __all__ = [
-    "Checkpoint",
     "PartitionParts",
     "check_beta",
+    "check_mesh",
     "check_target",
     "differentiable_log_z",
     "smc_log_z",
 ]
-
-
-class Checkpoint(Protocol):
-    """Somewhere to keep the state of a long computation."""
-
-    def load(self, like: PyTree) -> PyTree:
-        """What was kept, shaped as `like`; `like` itself if nothing was."""
-        ...
-
-    def save(self, state: PyTree) -> None:
-        """Keep the state, replacing what was kept only once this is complete."""
-        ...
 
 
 class PartitionParts(NamedTuple):
@@ -91,7 +80,7 @@ def smc_log_z(
     reference: Any = None,
     mesh: jax.sharding.Mesh | None = None,
     progress: bool | Callable[[int, int], None] = False,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: Store | None = None,
 ) -> Estimate:
     """log Z by adaptive tempered SMC; call it as `tj.log_partition(..., method=SMC(...))`.
 
@@ -103,7 +92,8 @@ def smc_log_z(
         reference: normalised measure from which the path starts.
         mesh: mesh with an "ensemble" axis over which the populations are shared out.
         progress: show a bar over the path, or call `progress(done, total)`.
-        checkpoint: where the populations are kept every few rungs; ignored under jit.
+        checkpoint: folder where the populations are kept every few rungs; ignored under
+            jit.
 
     Returns:
         `Estimate`: value = log of the mean Z over populations (unbiased in Z up to the
@@ -114,11 +104,7 @@ def smc_log_z(
     Raises:
         ValueError: unadjusted kernel, runs that the mesh cannot share.
     """
-    if mesh is not None and settings.n_runs % mesh.shape["ensemble"]:
-        raise ValueError(
-            f"n_runs={settings.n_runs} must be a multiple of the {mesh.shape['ensemble']} "
-            "devices of the mesh"
-        )
+    check_mesh(settings.n_runs, mesh)
     path = tempering.prepare(settings, sys, point, reference)
     keys = jax.random.split(stream(key, Stream.SWAP), settings.n_runs)
     if is_concrete((sys, point, key)):
@@ -137,6 +123,19 @@ def check_beta(point: Point) -> None:
         beta = np.asarray(point.beta)
         if beta.ndim or not beta >= 0:
             raise ValueError(f"beta={beta} must be one number >= 0: vmap for a sweep")
+
+
+def check_mesh(n_runs: int, mesh: jax.sharding.Mesh | None) -> None:
+    """Refuse runs that the devices of a mesh cannot share.
+
+    Raises:
+        ValueError: no multiple.
+    """
+    if mesh is not None and n_runs % mesh.shape["ensemble"]:
+        raise ValueError(
+            f"n_runs={n_runs} must be a multiple of the {mesh.shape['ensemble']} devices "
+            "of the mesh"
+        )
 
 
 def check_target(sys: System, point: Point, key: Key, reference: Any, check: bool) -> None:
@@ -176,11 +175,14 @@ def _culprit(sys, point, key, check):
     return ""
 
 
-def _each_run(path: Path, fn: Callable, tree: PyTree, mesh: Any) -> PyTree:
-    """One population after the other where they run walker by walker, else together."""
+def each_run(path: Path, fn: Callable, tree: PyTree, mesh: Any, shared: PyTree = ()) -> PyTree:
+    """`fn(path, x, *shared)` over the leading axis of `tree`, the runs.
 
-    def part(path, tree):
-        one = lambda x: fn(path, x)
+    One after the other where they go walker by walker, else together.
+    """
+
+    def part(path, tree, shared):
+        one = lambda x: fn(path, x, *shared)
         return (
             jax.lax.map(one, tree)
             if path.config.tile < path.config.smc.n
@@ -190,19 +192,19 @@ def _each_run(path: Path, fn: Callable, tree: PyTree, mesh: Any) -> PyTree:
     if mesh is not None:
         here, there = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec("ensemble")
         part = jax.shard_map(
-            part, mesh=mesh, in_specs=(here, there), out_specs=there, check_vma=False
+            part, mesh=mesh, in_specs=(here, there, here), out_specs=there, check_vma=False
         )
-    return part(path, tree)
+    return part(path, tree, shared)
 
 
 def _begin(path: Path, keys: Key, mesh: Any) -> Population:
-    return _each_run(path, tempering.start, keys, mesh)
+    return each_run(path, tempering.start, keys, mesh)
 
 
 def _climb(path: Path, populations: Population, until: ArrayLike, mesh: Any) -> Population:
     limit = jnp.full(populations.rung.shape, until, jnp.int32)
     fn = lambda path, x: tempering.advance(path, *x)
-    return _each_run(path, fn, (populations, limit), mesh)
+    return each_run(path, fn, (populations, limit), mesh)
 
 
 _begin_jit = jax.jit(_begin, static_argnames="mesh")
@@ -210,10 +212,10 @@ _climb_jit = jax.jit(_climb, static_argnames="mesh")
 
 
 def _climb_in_chunks(
-    path: Path, keys: Key, mesh: Any, progress: Any, store: Checkpoint | None, rungs: int = 8
+    path: Path, keys: Key, mesh: Any, progress: Any, checkpoint: Any, rungs: int = 8
 ) -> Population:
     """All populations to the end of the path, `rungs` at a time; the same numbers."""
-    populations = _begin_jit(path, keys, mesh)
+    populations, store = _begin_jit(path, keys, mesh), store_of(checkpoint)
     most, until, shown = path.config.smc.max_rungs, 0, 0
     if progress is False and store is None:
         return _climb_jit(path, populations, jnp.int32(most), mesh)

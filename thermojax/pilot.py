@@ -26,12 +26,23 @@ from jax.scipy.special import logsumexp
 
 from thermojax import smc as tempering
 from thermojax.adaptation import spread_of
+from thermojax.estimators.estimate import Flag
 from thermojax.estimators.pareto import pareto_shape
 from thermojax.smc import Path, Population
-from thermojax.system import reduced
-from thermojax.typing import Array, Key, PyTree
+from thermojax.system import Point, reduced
+from thermojax.typing import Array, ArrayLike, Key, PyTree
 
-__all__ = ["Pilot", "Schedule", "average", "lags", "lay_out", "parameters", "pilot", "tile_for"]
+__all__ = [
+    "Pilot",
+    "Schedule",
+    "average",
+    "lags",
+    "lay_out",
+    "parameters",
+    "pilot",
+    "tile_for",
+    "visit",
+]
 
 
 class Pilot(NamedTuple):
@@ -118,6 +129,35 @@ def parameters(path: Path, node: Schedule) -> Any:
     if not tempering.tunable(path.kernel):
         return path.kernel.params
     return path.kernel.params._replace(step_size=node.step_size, scale=node.scale)
+
+
+def visit(
+    path: Path, node: Schedule, walker: Any, key: Key, turn: ArrayLike, moves: int
+) -> tuple[Any, Array, Array]:
+    """A walker after `moves` kernel steps at one node.
+
+    Args:
+        path: whose kernel moves it.
+        node: a `Schedule` without its leading axis.
+        walker: kernel state.
+        key: the walker's own.
+        turn: how often it was moved before; noise is a function of (key, turn, step).
+        moves: kernel steps.
+
+    Returns:
+        The walker, the sum of its acceptance, and WRONG_BLOCKS if the kernel raised it.
+    """
+    at, params = Point(node.lam, path.point), parameters(path, node)
+
+    def move(j, carry):
+        walker, total, flags = carry
+        here = jax.random.fold_in(key, turn * moves + j)
+        walker, info = path.kernel.step(here, walker, at, params)
+        wrong = info.flags & jnp.uint32(Flag.WRONG_BLOCKS)
+        return walker, total + info.acceptance, flags | wrong
+
+    start = (walker, jnp.zeros_like(walker.energy), jnp.zeros((), jnp.uint32))
+    return jax.lax.fori_loop(0, moves, move, start)
 
 
 def tile_for(path: Path, size: int) -> int:

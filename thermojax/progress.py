@@ -29,7 +29,8 @@ def reporter(
         def call(amount: int) -> None:
             nonlocal done
             done += amount
-            progress(done, total)
+            if amount:  # a fresh start has nothing to tell
+                progress(done, total)
 
         yield call
         return

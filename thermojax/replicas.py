@@ -23,13 +23,12 @@ import jax.numpy as jnp
 from thermojax import ladder
 from thermojax import smc as tempering
 from thermojax.adaptation import spread_of
+from thermojax.checkpoints import Store, in_chunks
 from thermojax.dynamics.kernel import Kernel, Stream, stream
 from thermojax.dynamics.leaves import scales
 from thermojax.ensembles import map_tiles, wide_tile
 from thermojax.estimators.estimate import Flag, raise_flags, union
 from thermojax.ladder import Learned, Tuning
-from thermojax.partition import Checkpoint
-from thermojax.progress import reporter
 from thermojax.smc import tunable
 from thermojax.system import Point, System
 from thermojax.typing import Array, ArrayLike, Key, PyTree, is_concrete
@@ -397,25 +396,6 @@ _start_jit = jax.jit(_start)
 _advance_jit = jax.jit(_advance)
 
 
-def _in_chunks(route: Route, state: State, progress: Any, store: Checkpoint | None) -> State:
-    """All rounds, some at a time, so that it shows, stops and goes on; the same numbers."""
-    config = route.static.config
-    total = config.warmup + config.n_rounds
-    if store is not None:
-        state = store.load(state)
-    with reporter(progress, total, "rounds") as report:
-        done = int(state.round)
-        report(done)
-        while done < total:
-            until = min(done + CHUNK, total)
-            state = _advance_jit(route, state, jnp.int32(until))
-            if store is not None:
-                store.save(state)
-            report(until - done)
-            done = until
-    return state
-
-
 def simulate(
     route: Route,
     key: Key,
@@ -423,7 +403,7 @@ def simulate(
     target: ArrayLike,
     positions: PyTree,
     progress: bool | Callable[[int, int], None],
-    checkpoint: Checkpoint | None,
+    checkpoint: Store | None,
 ) -> State:
     """The whole computation, warm-up and measured rounds.
 
@@ -437,11 +417,19 @@ def simulate(
         checkpoint: see `replica_exchange`.
     """
     config = route.static.config
-    if is_concrete((route, key, betas, target, positions)):
-        state = _start_jit(route, key, betas, target, positions)
-        return _in_chunks(route, state, progress, checkpoint)
-    state = _start(route, key, betas, target, positions)
-    return _advance(route, state, config.warmup + config.n_rounds)
+    total = config.warmup + config.n_rounds
+    if not is_concrete((route, key, betas, target, positions)):
+        return _advance(route, _start(route, key, betas, target, positions), total)
+    return in_chunks(
+        lambda state, until: _advance_jit(route, state, jnp.int32(until)),
+        _start_jit(route, key, betas, target, positions),
+        lambda state: state.round,
+        total,
+        chunk=CHUNK,
+        unit="rounds",
+        progress=progress,
+        checkpoint=checkpoint,
+    )
 
 
 def make_route(

@@ -16,7 +16,8 @@ import numpy as np
 
 from thermojax import plotting
 from thermojax.estimators.estimate import explain
-from thermojax.io import StoredResult, flag_names, read_result, write_bytes
+from thermojax.files import write_bytes
+from thermojax.io import StoredResult, flag_names, read_result
 from thermojax.page import figure, minus, page, reason, section, table
 
 __all__ = ["curve_table", "sentence", "verdict", "with_error", "write_report"]

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from thermojax import plotting_llc
-from thermojax.io import StoredResult, flag_names, read_result, write_bytes
+from thermojax.files import write_bytes
+from thermojax.io import StoredResult, flag_names, read_result
 from thermojax.page import figure, minus, page, reason, section, table
 from thermojax.report import _again, _duration, _notes, _settings, _short, with_error
 

@@ -25,6 +25,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
 import jax
@@ -33,13 +34,14 @@ import numpy as np
 
 from thermojax.anneal import AIS, anneal_log_z
 from thermojax.bridge import Bridge, bridge_log_z
+from thermojax.checkpoints import Store, within
 from thermojax.crystal import EinsteinCrystal, crystal_log_z
 from thermojax.estimators.estimate import Estimate, Flag, raise_flags
 from thermojax.exchange import ReplicaExchange, exchange_log_z
 from thermojax.flat_histogram import FlatHistogram, flat_log_z
 from thermojax.integration import TI, integrate_log_z
 from thermojax.laplace import Laplace, laplace_log_z
-from thermojax.partition import Checkpoint, check_beta, check_target, smc_log_z
+from thermojax.partition import check_beta, check_target, smc_log_z
 from thermojax.smc import SMC
 from thermojax.symmetry import with_scope
 from thermojax.system import Point, System
@@ -60,7 +62,6 @@ METHODS: dict[str, tuple[type, Callable[..., Estimate]]] = {
 _INDEPENDENT = ("smc", "ti", "replica_exchange")
 _LOCAL = Laplace | EinsteinCrystal
 _SHARED_OUT = SMC | AIS | TI | Bridge | EinsteinCrystal
-_SILENT = AIS | TI
 _ROUNDING = 1e-5
 """Nats below which no difference between routes counts."""
 
@@ -105,7 +106,7 @@ def log_partition(
     check: bool = True,
     mesh: jax.sharding.Mesh | None = None,
     progress: bool | Callable[[int, int], None] = False,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: Store | None = None,
 ) -> Estimate:
     """log Z = log int m(theta) exp(-beta U(theta; control)) d theta, in nats.
 
@@ -128,10 +129,11 @@ def log_partition(
         check: test along rays that Z converges (outside jit only; Lebesgue measure only).
         mesh: mesh with an "ensemble" axis over which independent runs are shared out; in
             a list, those of the routes that can.
-        progress: show a bar over the path, or call `progress(done, total)`; in a list, for
-            the routes that can.
-        checkpoint: where the state is kept every few rungs and from where it goes on,
-            bit for bit, if it was kept before; ignored under jit.
+        progress: show a bar over the path, or call `progress(done, total)`; silent under
+            jit.
+        checkpoint: folder (or `load`/`save` object) where the state is kept every few
+            turns and from where it goes on, bit for bit, if it was kept before; ignored
+            under jit. Methods in a list have a folder each in it.
 
     Returns:
         `Estimate`: value, stderr from independent runs widened to Student's t, flags;
@@ -168,8 +170,11 @@ def log_partition(
     if isinstance(method, list | tuple):
         if not concrete:
             raise ValueError("several methods are compared by value: call it outside jit")
-        if checkpoint is not None:
-            raise ValueError("several methods keep no checkpoint: run them one by one")
+        if not isinstance(checkpoint, str | FilePath | None):
+            raise ValueError(
+                f"several methods cannot share checkpoint={checkpoint!r}: give the path of a "
+                "folder, in which each has its own"
+            )
         chosen = _several(method)
         check_target(sys, point, key, reference, check)
         if scope is None and sys.symmetry is not None:
@@ -225,8 +230,10 @@ def _side_by_side(
         mine = dict(options)
         if not isinstance(settings, _SHARED_OUT):
             mine["mesh"] = None
-        if isinstance(settings, _SILENT):
-            mine["progress"] = False
+        if isinstance(settings, Laplace):
+            mine["checkpoint"] = None
+        else:
+            mine["checkpoint"] = within(options["checkpoint"], name)
         est = route(settings, sys, point, jax.random.fold_in(key, index), **mine)
         found[name] = _scoped(settings, est, sys, scope)
     return _combine(found, point)

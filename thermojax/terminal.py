@@ -74,13 +74,14 @@ def print_sweep(result: Any, out: Path) -> None:
     console.print(f"report: {out / 'report.html'}", soft_wrap=True, markup=False)
 
 
-def print_llc(summary: dict[str, Any], out: Path) -> None:
+def print_llc(result: Any, out: Path) -> None:
     """The coefficient and its verdict."""
     from rich.console import Console
 
     from thermojax.report import with_error
     from thermojax.report_llc import sentence
 
+    summary = result.summary
     console, found = Console(highlight=False), summary["llc"]
     console.print(sentence(summary), soft_wrap=True)
     answer = with_error(found["value"], found["stderr"])

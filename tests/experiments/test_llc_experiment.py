@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import thermojax as tj
+from thermojax import checkpoints
 from thermojax.cli import main
 from thermojax.experiments.llc import LlcConfig, run_llc, train
 
@@ -29,7 +30,8 @@ def diabetes(tmp_path_factory):
 def test_run_folder_and_known_answer(diabetes):
     """Linear regression is regular: half its ten parameters, less what the tether takes."""
     out, printed = diabetes
-    names = {str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()}
+    files = [p.relative_to(out) for p in out.rglob("*") if p.is_file()]
+    names = {str(p) for p in files if p.parts[0] != "checkpoint"}
     pictures = {f"figures/{name}.png" for name in ("chains", "sensitivity", "basin")}
     assert names == {"config.json", "result.npz", "summary.json", "report.html"} | pictures
     summary = json.loads((out / "summary.json").read_text())
@@ -79,8 +81,33 @@ def test_training_reaches_a_minimum():
     assert losses[-1] == pytest.approx(0.5 * float(jnp.sum((x @ best - y) ** 2)), rel=1e-4)
 
 
+@pytest.mark.slow
+def test_interrupted_again_and_again_it_ends_the_same(diabetes, tmp_path, monkeypatch, capsys):
+    """Stopped while training, among the chains and among the other settings."""
+    out, keep, left = tmp_path / "run", checkpoints.save_checkpoint, [0]
+
+    def patient(folder, tree):
+        keep(folder, tree)
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints, "save_checkpoint", patient)
+    arguments = ["llc", "diabetes", *SMALL, "--weight-decay", "0", "--out", str(out)]
+    for left[0] in (1, 4, 9):
+        assert main(arguments) == 130
+        assert f"go on with `thermojax resume {out}`" in capsys.readouterr().err
+        arguments = ["resume", str(out)]
+    assert (out.with_name("run.partial") / "checkpoint" / "settings").exists()
+    assert main(arguments) == 0
+    one, two = np.load(diabetes[0] / "result.npz"), np.load(out / "result.npz")
+    assert one.files == two.files
+    for name in one.files:
+        np.testing.assert_array_equal(one[name], two[name], err_msg=name)
+
+
 def test_interruption_leaves_nothing(tmp_path, monkeypatch, capsys):
-    def stopped(config, *, progress):
+    def stopped(config, *, progress, checkpoint):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("thermojax.experiments.llc.run_llc", stopped)

@@ -14,6 +14,7 @@ import functools
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ import numpy as np
 
 from thermojax import networks
 from thermojax.basin import descend
+from thermojax.checkpoints import in_chunks, within
 from thermojax.datasets import Dataset, load
 from thermojax.dynamics.kernel import Kernel
 from thermojax.dynamics.langevin import hmc
@@ -136,7 +138,8 @@ def train(
     learning_rate: float,
     polish: int,
     *,
-    progress: Callable[[float], None] = lambda done: None,
+    progress: Callable[[int, int], None] | bool = False,
+    checkpoint: Path | None = None,
 ) -> tuple[PyTree, np.ndarray]:
     """A minimum of U: Adam with a falling rate on all examples, then descent.
 
@@ -146,7 +149,8 @@ def train(
         steps: of Adam.
         learning_rate: at the start, for the loss averaged over the examples.
         polish: steps of descent after it.
-        progress: called with the fraction done.
+        progress: show a bar, or call `progress(chunks_done, chunks)`.
+        checkpoint: folder where network and optimiser are kept.
 
     Returns:
         The minimum, and U at every 250th step [k].
@@ -157,7 +161,8 @@ def train(
     chunks = math.ceil(steps / _CHUNK)
     rate = optax.cosine_decay_schedule(learning_rate, max(chunks * _CHUNK, 1))
     adam = optax.adam(rate)
-    state, seen = adam.init(theta), [float(sys.energy(theta))]
+    seen = np.zeros(chunks + 1)
+    seen[0] = float(sys.energy(theta))
 
     @jax.jit
     def chunk(sys, theta, state):
@@ -170,23 +175,40 @@ def train(
         (theta, state), _ = jax.lax.scan(step, (theta, state), None, length=_CHUNK)
         return theta, state, sys.energy(theta)
 
-    for i in range(chunks):
-        theta, state, energy = chunk(sys, theta, state)
-        seen.append(float(energy))
-        progress((i + 1) / (chunks + 1))
+    def advance(state: tuple, until: int) -> tuple:
+        turn, theta, moments, seen = state
+        for i in range(turn, until):
+            theta, moments, energy = chunk(sys, theta, moments)
+            seen[i + 1] = float(energy)
+        return until, theta, moments, seen
+
+    _, theta, _, seen = in_chunks(
+        advance,
+        (0, theta, adam.init(theta), seen),
+        lambda state: state[0],
+        chunks,
+        chunk=1,
+        unit="training",
+        progress=progress,
+        checkpoint=checkpoint,
+    )
     low = descend(sys, theta, (), jnp.asarray(1e-2 / n), jnp.asarray(polish))
-    seen.append(seen[-1] - float(low.drop))
-    return low.theta, np.array(seen)
+    return low.theta, np.append(seen, seen[-1] - float(low.drop))
 
 
 def run_llc(
-    config: LlcConfig, *, progress: Callable[[float, str], None] | None = None
+    config: LlcConfig,
+    *,
+    progress: Callable[[float, str], None] | None = None,
+    checkpoint: Path | None = None,
 ) -> LlcResult:
     """Train, then measure.
 
     Args:
         config: settings.
         progress: called with the fraction done and a note.
+        checkpoint: folder where training, chains and further runs are kept; if it holds
+            some of the same experiment already, it goes on from there, bit for bit.
 
     Raises:
         ValueError, FileNotFoundError: unusable data or settings, before any work.
@@ -205,7 +227,8 @@ def run_llc(
         config.train_steps,
         config.learning_rate,
         config.polish,
-        progress=lambda done: say(0.1 * done, "training"),
+        progress=lambda done, total: say(0.1 * done / max(total, 1), "training"),
+        checkpoint=within(checkpoint, "training"),
     )
     settings: dict[str, Any] = {
         "kernel": functools.partial(_kernel, n_inner=config.n_inner),
@@ -220,6 +243,7 @@ def run_llc(
         beta=config.beta,
         gamma=config.gamma,
         progress=lambda done, total: say(0.1 + share * done / total, "chains"),
+        checkpoint=within(checkpoint, "chains"),
         **settings,
     )
     found = None
@@ -232,6 +256,7 @@ def run_llc(
             keys[2],
             est,
             progress=lambda done, total: say(0.1 + share + rest * done / total, "settings"),
+            checkpoint=within(checkpoint, "settings"),
             **settings,
         )
     say(1.0, "done")

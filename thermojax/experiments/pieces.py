@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from thermojax.io import writing
+from thermojax.files import writing
 
 __all__ = ["Pieces"]
 

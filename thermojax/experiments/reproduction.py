@@ -20,7 +20,8 @@ import numpy as np
 
 from thermojax.estimators.mixture import t_factor
 from thermojax.experiments.pieces import Pieces
-from thermojax.io import StoredResult, read_result, restored, write_bytes, write_result
+from thermojax.files import write_bytes
+from thermojax.io import StoredResult, read_result, restored, write_result
 from thermojax.page import figure, minus, page, section, table
 from thermojax.report import with_error
 from thermojax.runfolder import RunFolder, prepare, unfinished

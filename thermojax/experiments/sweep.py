@@ -32,7 +32,6 @@ from thermojax.dynamics.langevin import langevin
 from thermojax.ensembles import init_ensemble, run
 from thermojax.estimators.estimate import Estimate, explain
 from thermojax.estimators.mixture import t_factor
-from thermojax.io import load_checkpoint, save_checkpoint
 from thermojax.priors import gaussian_prior
 from thermojax.routes import log_partition
 from thermojax.smc import SMC
@@ -190,21 +189,6 @@ def _settings(config: SweepConfig, size: int, waypoints: tuple[float, ...]) -> S
     )
 
 
-class _Folder(NamedTuple):
-    """A folder as a `Checkpoint`."""
-
-    path: Path
-
-    def load(self, like: PyTree) -> PyTree:
-        try:
-            return load_checkpoint(self.path, like)
-        except FileNotFoundError:
-            return like
-
-    def save(self, state: PyTree) -> None:
-        save_checkpoint(self.path, state)
-
-
 def run_sweep(
     config: SweepConfig,
     *,
@@ -254,7 +238,7 @@ def run_sweep(
         method=smc,
         mesh=mesh,
         progress=lambda done, total: say(0.9 * done / total, "tempering"),
-        checkpoint=None if checkpoint is None else _Folder(checkpoint),
+        checkpoint=checkpoint,
     )
     est = jax.device_get(est)
     say(0.9, "predictions")
