@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 import thermojax as tj
+from tests.exact.test_table import ROWS
 from tests.scores import caught, check, covariance_z
 from thermojax import exact
 from thermojax.crystal import EinsteinCrystal, crystal_log_z, harmonic
 
-SETTINGS = EinsteinCrystal(smc=tj.SMC(n=128, n_runs=4), n_quench=32)
+SETTINGS = EinsteinCrystal(smc=tj.SMC(n=128, n_runs=4), n_quench=32, pilot=64, relax=64)
 COVARIANCE = np.asarray([[2.0, 0.6, 0.0], [0.6, 1.0, -0.2], [0.0, -0.2, 0.5]])
 
 
@@ -51,6 +52,32 @@ def test_free_energy_of_one_basin(tanh_unit):
     assert cold.stderr < 0.1
 
 
+def test_walkers_go_further_than_the_hessian_says():
+    """Rosenbrock's arms: springs of the Hessian alone read low by .17, six errors."""
+    build, beta, expected = ROWS["T7"][:3]
+    run = lambda seed: crystal_log_z(
+        EinsteinCrystal(), build().system, tj.Point(beta), jax.random.key(seed)
+    )
+    found = [run(seed) for seed in range(4)]
+    value = np.asarray([est.value for est in found])
+    error = np.asarray([est.stderr for est in found])
+    assert np.all(np.abs(value - expected) < 4 * error)
+    caught(value.mean() - 0.17, expected, error.mean() / 2)
+    assert error.max() < 0.05
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("row", "log_images"), [("T7", 0.0), ("T14 cold", math.log(2))])
+def test_z_scores_of_a_curved_and_of_an_open_basin(row, log_images):
+    build, beta, expected = ROWS[row][:3]
+    run = lambda key: crystal_log_z(EinsteinCrystal(), build().system, tj.Point(beta), key)
+    found = [run(jax.random.key(seed)) for seed in range(48)]
+    z = np.asarray([(est.value + log_images - expected) / est.stderr for est in found])
+    assert np.all(np.abs(z) < 4.5)
+    assert 0.6 < np.std(z) < 1.5
+    assert abs(np.mean(z)) < 0.7
+
+
 def test_parts_serve_curve_and_derivatives(tanh_unit):
     solved, cold, _ = tanh_unit
     energy = tj.internal_energy(cold)
@@ -68,8 +95,9 @@ def test_misuse_is_refused():
     key, point = jax.random.key(0), tj.Point(1.0)
     with pytest.raises(ValueError, match=r"inflation=0\.5"):
         EinsteinCrystal(inflation=0.5)
-    with pytest.raises(ValueError, match="n_quench=0"):
-        EinsteinCrystal(n_quench=0)
+    for name, value in (("n_quench", 0), ("pilot", 4), ("relax", 1)):
+        with pytest.raises(ValueError, match=f"{name}={value} must be at least"):
+            EinsteinCrystal(**{name: value})
     with pytest.raises(ValueError, match="binary states"):
         crystal_log_z(SETTINGS, exact.free_spins().system, point, key)
     large = tj.system(lambda x: jnp.sum(x**2), like=jnp.zeros(2000))

@@ -1,18 +1,23 @@
 """Einstein crystal: the free energy of one basin, from a harmonic reference at its bottom.
 
-    q = N(theta*, c H^-1),   H = hess u(theta*),   c = `inflation`
+    q = N(mean, c V diag(s^2) V^T),   H = hess u(theta*) = V diag(h) V^T,   c = `inflation`
+    s_i^2 = max(1/h_i, Var(v_i . theta))
     p_lam ∝ q^{1 - lam} exp(-lam u),   log Z_basin = log Z(lam = 1) - log Z(lam = 0)
 
-A Gaussian whose free energy is known is turned into the target along tempered SMC. The
-reference is wider than the curvature asks for: a narrower one gives weights of infinite
-variance. Quenches of the final walkers say whether they are still in the basin.
+A Gaussian whose free energy is known is turned into the target along tempered SMC. Its
+springs are those of the Hessian where the target keeps to them, and softer where a pilot's
+walkers, started at the bottom and left to spread, go further (the arms of a curved valley):
+a reference narrower than the target anywhere gives weights of infinite variance. Quenches
+of the final walkers say whether they are still in the basin.
 
-Cost: a mode search, a Hessian (d^2 numbers), then tempered SMC on a short path, and a
-quench of `n_quench` walkers. Use it: for the free energy of one minimum, at any anharmonicity
-that stays in the basin. It lies where basins are not separated: "the basin" then depends on
-where walkers wander (MODE_LEAK). It answers for one mode: `scope="mode"`.
+Cost: a mode search, a Hessian (d^2 numbers), a pilot of `pilot` walkers, then tempered SMC
+on a short path, and a quench of `n_quench` walkers. Use it: for the free energy of one
+minimum, at any anharmonicity that stays in the basin. It lies where basins are not
+separated: "the basin" then depends on where walkers wander (MODE_LEAK). It answers for one
+mode: `scope="mode"`.
 
-Source: specification of the core, section 3.3 (derived here); after Frenkel & Ladd 1984.
+Source: specification of the core, section 3.3 (derived here); after Frenkel & Ladd 1984,
+whose springs match the displacements of the target too.
 """
 
 from __future__ import annotations
@@ -27,10 +32,13 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jax.scipy.linalg import solve_triangular
 
+from thermojax import smc as tempering
 from thermojax.dynamics.kernel import Stream, stream
+from thermojax.ensembles import map_tiles
 from thermojax.estimators.estimate import Estimate, Flag, raise_flags
 from thermojax.laplace import Minimum, find_mode, flat_energy, minimise, shape_of
 from thermojax.partition import smc_log_z
+from thermojax.pilot import lay_out, pilot, tile_for, visit
 from thermojax.priors import CustomPrior, Template, prior
 from thermojax.smc import SMC
 from thermojax.system import Point, System
@@ -50,6 +58,8 @@ class EinsteinCrystal:
     Attributes:
         smc: settings of the tempered path.
         inflation: c >= 1, factor on the covariance of the harmonic reference.
+        pilot: walkers to whose spread the reference is fitted.
+        relax: kernel steps at the target in which they spread.
         n_starts: draws of the prior (or reference) from which the mode is sought.
         max_iterations: Newton steps per start and per quench.
         n_quench: final walkers that are quenched.
@@ -57,7 +67,9 @@ class EinsteinCrystal:
     """
 
     smc: SMC = _SMC
-    inflation: float = 1.75
+    inflation: float = 2.5
+    pilot: int = 256
+    relax: int = 256
     n_starts: int = 8
     max_iterations: int = 200
     n_quench: int = 64
@@ -69,9 +81,10 @@ class EinsteinCrystal:
                 f"inflation={self.inflation} must be at least 1: a reference narrower than "
                 "the target has weights of infinite variance"
             )
-        for name in ("n_starts", "max_iterations", "n_quench"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        least = {"pilot": 8, "relax": 2, "n_starts": 1, "max_iterations": 1, "n_quench": 1}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least {low}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,12 +147,13 @@ def harmonic(mode: PyTree, covariance: Any, *, inflation: float = 1.5) -> Custom
 
 @functools.partial(jax.jit, static_argnames="settings")
 def _reference(settings: EinsteinCrystal, sys: System, point: Point, key: Key, reference: Any):
-    """The mode and the harmonic reference about it."""
+    """The mode, its Hessian, the harmonic reference about it; gradients of the pilot."""
     template = shape_of(sys, reference)
+    key_mode, key_pilot = jax.random.split(key)
     mode = find_mode(
         sys,
         point,
-        key,
+        key_mode,
         reference=reference,
         n_starts=settings.n_starts,
         max_iterations=settings.max_iterations,
@@ -147,10 +161,63 @@ def _reference(settings: EinsteinCrystal, sys: System, point: Point, key: Key, r
     hessian = jax.hessian(flat_energy(sys, point, template))(mode.position)
     values, vectors = jnp.linalg.eigh(hessian)
     # a flat direction gets the width of the next stiffest thing that is not flat
-    safe = jnp.maximum(values, 1e-4 * values[-1])
-    covariance = (vectors * (settings.inflation / safe)) @ vectors.T
+    harmonic = 1 / jnp.maximum(values, 1e-4 * values[-1])
+    gaussian = functools.partial(_gaussian, template, vectors, settings.inflation)
+    narrow = gaussian(mode.position, harmonic)
+    mean, variance, spent = _spread(settings, sys, point, key_pilot, narrow, vectors)
+    sane = jnp.all(jnp.isfinite(mean)) & jnp.all(jnp.isfinite(variance))
+    mean = jnp.where(sane, mean, mode.position)
+    variance = jnp.where(sane, jnp.maximum(variance, harmonic), harmonic)
+    return mode, hessian, gaussian(mean, variance), spent
+
+
+def _gaussian(
+    template: Template, vectors: Array, inflation: float, mean: Array, variance: Array
+):
+    """N(mean, inflation x variance along each vector)."""
+    covariance = (vectors * (inflation * variance)) @ vectors.T
     factor = jnp.linalg.cholesky(0.5 * (covariance + covariance.T))
-    return mode, hessian, normal_measure(template, mode.position, factor)
+    return normal_measure(template, mean, factor)
+
+
+def _spread(
+    settings: EinsteinCrystal,
+    sys: System,
+    point: Point,
+    key: Key,
+    narrow: CustomPrior,
+    vectors: Array,
+) -> tuple[Array, Array, Array]:
+    """Mean, and variance along each vector, of walkers that spread over the target."""
+    smc = dataclasses.replace(settings.smc, n=settings.pilot, n_runs=1, waypoints=(), tile=None)
+    path = tempering.prepare(smc, sys, point, narrow)
+    found = pilot(path, key)
+    node = jax.tree.map(lambda x: x[0], lay_out(found, 1))
+    ids = jnp.arange(settings.pilot, dtype=jnp.uint32)
+    tile, base = tile_for(path, settings.pilot), stream(key, Stream.MOVES)
+    half = settings.relax // 2
+
+    def move(k, carry):
+        walkers, first, second = carry
+        one = lambda a: visit(path, node, a[1], jax.random.fold_in(base, a[0]), k, 1)[0]
+        walkers = map_tiles(one, (ids, walkers), tile)
+        place = jax.vmap(lambda t: ravel_pytree(t)[0])(walkers.position) @ vectors
+        late = k >= half
+        first = first + jnp.where(late, jnp.mean(place, axis=0), 0.0)
+        second = second + jnp.where(late, jnp.mean((place - start) ** 2, axis=0), 0.0)
+        return walkers, first, second
+
+    walkers = found.population.walkers
+    place = jax.vmap(lambda t: ravel_pytree(t)[0])(walkers.position) @ vectors
+    start = jnp.mean(place, axis=0)
+    zero = jnp.zeros_like(start)
+    _, first, second = jax.lax.fori_loop(0, settings.relax, move, (walkers, zero, zero))
+    count = settings.relax - half
+    mean = first / count
+    variance = second / count - (mean - start) ** 2
+    looks = jnp.sum(found.population.trace.looks) * smc.moves + settings.relax
+    spent = looks * settings.pilot * path.kernel.meta.gradients_per_step
+    return vectors @ mean, variance, spent
 
 
 @functools.partial(jax.jit, static_argnames="settings")
@@ -222,13 +289,13 @@ def crystal_log_z(
             f"{_DENSE}: use tj.Bridge() or tj.SMC()"
         )
     key_mode, key_path = jax.random.split(stream(key, Stream.PROBE))
-    mode, hessian, harmonic_reference = _reference(settings, sys, point, key_mode, reference)
+    mode, hessian, start, piloted = _reference(settings, sys, point, key_mode, reference)
     est = smc_log_z(
         settings.smc,
         sys,
         point,
         key_path,
-        reference=harmonic_reference,
+        reference=start,
         mesh=mesh,
         progress=progress,
         checkpoint=checkpoint,
@@ -238,5 +305,5 @@ def crystal_log_z(
         (Flag.MODE_LEAK, ~(share <= settings.leak)),
         (Flag.NOT_A_MINIMUM, ~(mode.decrement <= 1e-3)),
     )
-    spent = est.parts.n_gradients + mode.gradients + gradients
+    spent = est.parts.n_gradients + mode.gradients + gradients + piloted
     return est._replace(flags=flags, parts=est.parts._replace(n_gradients=spent))
