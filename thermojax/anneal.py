@@ -46,8 +46,17 @@ from thermojax.partition import (
     check_target,
     each_run,
 )
-from thermojax.pilot import Pilot, Schedule, lags, lay_out, pilot, tile_for, visit
-from thermojax.smc import SMC, Path
+from thermojax.pilot import (
+    Pilot,
+    Schedule,
+    lags,
+    lay_out,
+    pilot,
+    pilot_settings,
+    tile_for,
+    visit,
+)
+from thermojax.smc import Path
 from thermojax.system import Point, System
 from thermojax.typing import Array, Key, PyTree, is_concrete
 
@@ -85,17 +94,7 @@ class AIS:
         for name, low in least:
             if getattr(self, name) < low:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least {low}")
-        self.scout()
-
-    def scout(self) -> SMC:
-        """Settings of the pilot."""
-        return SMC(
-            n=self.pilot,
-            n_runs=1,
-            target=self.target,
-            max_rungs=self.max_rungs,
-            kernel=self.kernel,
-        )
+        pilot_settings(self)
 
 
 class AnnealParts(NamedTuple):
@@ -176,7 +175,7 @@ def anneal_log_z(
     """
     check_target(sys, point, key, reference, False)  # rays: log_partition does
     check_mesh(settings.n_runs, mesh)
-    path = tempering.prepare(settings.scout(), sys, point, reference)
+    path = tempering.prepare(pilot_settings(settings), sys, point, reference)
     if not is_concrete((path, key)):
         scout, plan, climb = _begin(settings, path, key, mesh)
         climb = _advance(settings, path, plan, key, climb, settings.rungs, mesh)
@@ -327,7 +326,8 @@ def _read(settings: AIS, path: Path, scout: Pilot, plan: Schedule, climb: _Climb
     log_mass = jnp.asarray(path.start.log_mass, stderr.dtype)
     merge = lambda x: x.reshape(runs * n, *x.shape[2:])
     per_step = path.kernel.meta.gradients_per_step
-    looks = jnp.sum(scout.population.trace.looks) * settings.scout().moves * settings.pilot
+    smc = path.config.smc
+    looks = jnp.sum(scout.population.trace.looks) * smc.moves * smc.n
     parts = AnnealParts(
         point=path.point,
         samples=jax.tree.map(merge, climb.walkers.position),

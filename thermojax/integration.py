@@ -43,7 +43,7 @@ from thermojax.partition import (
     check_mesh,
     check_target,
 )
-from thermojax.pilot import Pilot, Schedule, lags
+from thermojax.pilot import Pilot, Schedule, lags, pilot_settings
 from thermojax.smc import Path, Trace
 from thermojax.system import Point, System
 from thermojax.typing import Array, Key, is_concrete
@@ -100,7 +100,7 @@ def integrate_log_z(
     """
     check_target(sys, point, key, reference, False)  # rays: log_partition does
     check_mesh(settings.n_runs, mesh)
-    path = tempering.prepare(settings.scout(), sys, point, reference)
+    path = tempering.prepare(pilot_settings(settings), sys, point, reference)
     draws = settings.burn + settings.draws
     if not is_concrete((path, key)):
         scouts, plan, chains = begin(settings, path, key, mesh)
@@ -193,7 +193,8 @@ def _read(settings: TI, path: Path, scouts: Pilot, plan: Schedule, chains: Chain
     flags = _verdict(settings, path, scouts, drawn, sums, trace, stderr, readouts)
     flags = flags | union(chains.flags)
     pops = scouts.population
-    looks = jnp.sum(pops.trace.looks) * settings.scout().moves * settings.pilot
+    smc = path.config.smc
+    looks = jnp.sum(pops.trace.looks) * smc.moves * smc.n
     steps = runs * k * settings.chains * (settings.burn + settings.draws) * settings.moves
     merge = lambda x: x.reshape(runs * n, *x.shape[2:])
     parts = PartitionParts(

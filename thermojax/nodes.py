@@ -20,8 +20,17 @@ from thermojax.dynamics.kernel import Kernel, Stream, stream
 from thermojax.ensembles import map_tiles
 from thermojax.estimators.estimate import union
 from thermojax.partition import each_run
-from thermojax.pilot import Pilot, Schedule, average, lay_out, pilot, tile_for, visit
-from thermojax.smc import SMC, Path
+from thermojax.pilot import (
+    Pilot,
+    Schedule,
+    average,
+    lay_out,
+    pilot,
+    pilot_settings,
+    tile_for,
+    visit,
+)
+from thermojax.smc import Path
 from thermojax.system import Point, System
 from thermojax.typing import Array, Key, PyTree
 
@@ -67,17 +76,7 @@ class TI:
                 f"chains={self.chains} start from the pilot's particles: raise "
                 f"pilot={self.pilot} to at least as many"
             )
-        self.scout()
-
-    def scout(self) -> SMC:
-        """Settings of the pilots."""
-        return SMC(
-            n=self.pilot,
-            n_runs=1,
-            target=self.target,
-            max_rungs=self.max_rungs,
-            kernel=self.kernel,
-        )
+        pilot_settings(self)
 
 
 class Records(NamedTuple):

@@ -28,7 +28,7 @@ from thermojax import smc as tempering
 from thermojax.adaptation import spread_of
 from thermojax.estimators.estimate import Flag
 from thermojax.estimators.pareto import pareto_shape
-from thermojax.smc import Path, Population
+from thermojax.smc import SMC, Path, Population
 from thermojax.system import Point, reduced
 from thermojax.typing import Array, ArrayLike, Key, PyTree
 
@@ -40,6 +40,7 @@ __all__ = [
     "lay_out",
     "parameters",
     "pilot",
+    "pilot_settings",
     "tile_for",
     "visit",
 ]
@@ -73,6 +74,17 @@ class Schedule(NamedTuple):
     lam: Array
     step_size: Array
     scale: PyTree
+
+
+def pilot_settings(settings: Any) -> SMC:
+    """Settings of the pilot of a method with `pilot`, `target`, `max_rungs` and `kernel`."""
+    return SMC(
+        n=settings.pilot,
+        n_runs=1,
+        target=settings.target,
+        max_rungs=settings.max_rungs,
+        kernel=settings.kernel,
+    )
 
 
 def pilot(path: Path, key: Key, keep: int = 0) -> Pilot:
