@@ -124,7 +124,7 @@ def test_traces_are_the_states_at_their_steps():
     assert one["trace"].shape == (3, 8)
 
 
-@pytest.mark.parametrize(("every", "chunk", "dies_at"), [(5, 10, 1), (5, 10, 2), (None, 7, 1)])
+@pytest.mark.parametrize(("every", "chunk", "dies_at"), [(5, 10, 2), (None, 7, 1)])
 def test_a_run_goes_on_bit_for_bit(tmp_path, every, chunk, dies_at):
     kernel = tj.mala(wells(), step_size=0.05)
     st = tj.init_ensemble(kernel, START, POINT, size=8, tile=4)
