@@ -528,3 +528,14 @@ def test_gradient_by_data_and_prior_scale():
     caught(by_data, y - mean, stderr)
     # d log Z / d scale = <theta^2> - 1 at scale 1
     check(by_scale, mean**2 + 1 / (1 + size) - 1, stderr)
+
+
+def test_a_path_to_tails_that_no_gaussian_has():
+    """d log Z / d lam has no end where V = u + log q has no mean at the target."""
+    sys = tj.system(lambda x: jnp.log1p(x**2), reference=tj.gaussian_prior(2.0, like=0.0))
+    run = lambda beta: solve(sys, beta, control=(), method=tj.SMC(n=256, n_runs=4))
+    assert run(1.0).flags & tj.Flag.HEAVY_TAIL  # <x^2> is infinite
+    light = run(6.0)
+    assert not light.flags & tj.Flag.HEAVY_TAIL
+    expected = np.log(63 * np.pi / 256)  # int (1 + x^2)^-6
+    check(light.value, expected, light.stderr, 4.0)

@@ -1,14 +1,15 @@
 """Einstein crystal: the free energy of one basin, from a harmonic reference at its bottom.
 
     q = N(mean, c V diag(s^2) V^T),   H = hess u(theta*) = V diag(h) V^T,   c = `inflation`
-    s_i^2 = max(1/h_i, Var(v_i . theta))
+    s_i^2 = max(Var_i, min(1/h_i, 4 Var_i)),   Var_i = Var(v_i . theta)
     p_lam ∝ q^{1 - lam} exp(-lam u),   log Z_basin = log Z(lam = 1) - log Z(lam = 0)
 
 A Gaussian whose free energy is known is turned into the target along tempered SMC. Its
-springs are those of the Hessian where the target keeps to them, and softer where a pilot's
-walkers, started at the bottom and left to spread, go further (the arms of a curved valley):
-a reference narrower than the target anywhere gives weights of infinite variance. Quenches
-of the final walkers say whether they are still in the basin.
+springs are those of the Hessian where the target keeps to them; softer where a pilot's
+walkers, started at the bottom and left to spread, go further (the arms of a curved valley);
+stiffer where walls hold them closer than half of what the Hessian says (x^4). A reference
+narrower than the target anywhere gives weights of infinite variance. Quenches of the final
+walkers say whether they are still in the basin.
 
 Cost: a mode search, a Hessian (d^2 numbers), a pilot of `pilot` walkers, then tempered SMC
 on a short path, and a quench of `n_quench` walkers. Use it: for the free energy of one
@@ -167,7 +168,8 @@ def _reference(settings: EinsteinCrystal, sys: System, point: Point, key: Key, r
     mean, variance, spent = _spread(settings, sys, point, key_pilot, narrow, vectors)
     sane = jnp.all(jnp.isfinite(mean)) & jnp.all(jnp.isfinite(variance))
     mean = jnp.where(sane, mean, mode.position)
-    variance = jnp.where(sane, jnp.maximum(variance, harmonic), harmonic)
+    fitted = jnp.clip(harmonic, variance, 4 * variance)
+    variance = jnp.where(sane, fitted, harmonic)
     return mode, hessian, gaussian(mean, variance), spent
 
 

@@ -27,6 +27,7 @@ from thermojax.dynamics.kernel import Stream, stream
 from thermojax.estimators.estimate import Estimate, Flag, raise_flags, union
 from thermojax.estimators.free_energy import bar, thermodynamic_integration
 from thermojax.estimators.mixture import t_factor
+from thermojax.estimators.pareto import lower_tail
 from thermojax.progress import reporter
 from thermojax.propriety import check_normalizable
 from thermojax.smc import SMC, Path, Population, Trace
@@ -262,6 +263,9 @@ def _read(path: Path, populations: Population) -> Estimate:
     log_mass = jnp.asarray(path.start.log_mass, value.dtype)
     stderr = jnp.sqrt(spread / runs)
     flags = _verdict(path, populations, log_z, stderr, within, alive, on, readouts, budget)
+    if path.config.store_energy:  # V has a floor if the path starts at the prior
+        end = lower_tail(populations.walkers.energy.ravel())
+        flags = flags | raise_flags((Flag.HEAVY_TAIL, end > 1))
     if values_of(path.start) is None:  # the identity integrates by parts
         flags = flags | raise_flags((Flag.NOT_STATIONARY, _virial(path, populations) > 5))
     flags = flags | union(populations.flags)

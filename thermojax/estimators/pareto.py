@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from thermojax.typing import Array, ArrayLike
 
-__all__ = ["pareto_shape"]
+__all__ = ["lower_tail", "pareto_shape"]
 
 
 @jax.jit
@@ -60,3 +60,26 @@ def pareto_shape(log_weights: ArrayLike) -> Array:
     best = jnp.sum(theta * weight) / jnp.sum(weight)
     k = jnp.mean(jnp.log1p(-best * x))
     return jnp.where(flat, -jnp.inf, (size * k + 5) / (size + 10))
+
+
+def lower_tail(values: ArrayLike) -> Array:
+    """Pareto shape k of how far values lie below their median.
+
+    k >= 1: the values have no mean; an exponential or Gaussian tail has k <= 0.
+
+    Args:
+        values: [n]; +inf is allowed.
+
+    Returns:
+        k, scalar; see `pareto_shape`.
+
+    Example:
+        >>> u = (jnp.arange(4000.0) + 0.5) / 4000
+        >>> round(float(lower_tail(-(u**-0.5))), 1)
+        0.5
+    """
+    values = jnp.asarray(values)
+    below = jnp.median(values) - values
+    return pareto_shape(
+        jnp.where(below > 0, jnp.log(jnp.where(below > 0, below, 1.0)), -jnp.inf)
+    )
