@@ -1,6 +1,6 @@
 """Every notebook is small, equals its percent script, and runs.
 
-By day the cells of five run as scripts and one notebook in a kernel of its own; by night each.
+By day the cells of four run as scripts and one notebook in a kernel of its own; by night each.
 """
 
 import runpy

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import thermojax as tj
+from tests.exact.test_table import ROWS
 from tests.scores import caught, check
 from thermojax import exact, routes
 from thermojax.partition import PartitionParts
@@ -409,3 +410,41 @@ def test_parts_of_every_route_serve_derivatives(name):
     assert abs(bend / spread**2 - 1) < 5 * np.sqrt(6 / n_eff)
     assert est.parts.runs_log_z.ndim == 1
     assert est.parts.n_gradients > 0
+
+
+REPLICATED = [
+    ("ais", "T2"),
+    ("ais", "T16"),
+    ("ti", "T2"),
+    ("ti", "T14 cold"),
+    ("replica_exchange", "T11"),
+    ("einstein_crystal", "T11"),
+    ("einstein_crystal", "T13"),
+    ("flat_histogram", "T11"),
+]
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("name", "row"), REPLICATED, ids=[" ".join(p) for p in REPLICATED])
+def test_two_hundred_error_bars(name, row):
+    """SMC's are in `test_partition`, the bridge's in `test_bridge`."""
+    build, beta, expected = ROWS[row][:3]
+    solved = build()
+    one = lambda i: tj.log_partition(
+        solved.system, tj.Point(beta), jax.random.key(1000 + i), method=TINY[name]
+    )
+    found = [one(i) for i in range(200)]
+    off = np.asarray([est.value for est in found], np.float64) - expected
+    error = np.asarray([est.stderr for est in found], np.float64)
+
+    def honest(off, error):
+        z = off / error
+        inside = 0.584 <= np.mean(np.abs(z) < 1) <= 0.781
+        within_two = 0.910 <= np.mean(np.abs(z) < 2) <= 0.998
+        return inside and within_two and 0.7 < np.std(z) < 1.5
+
+    assert honest(off, error), (np.std(off / error), np.mean(off / error))
+    assert not honest(off, 0.5 * error)
+    assert not honest(off, 2 * error)
+    # so small runs of AIS often doubt themselves
+    assert np.mean([bool(est.trusted) for est in found]) > 0.5
