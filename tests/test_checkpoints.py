@@ -160,9 +160,12 @@ def test_a_folder_is_read_before_it_is_written(tmp_path):
         checkpoints.Folder(tmp_path).save(0)
 
 
-def test_what_keeps_nothing_is_refused():
+def test_what_keeps_nothing_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"checkpoint=3 keeps nothing: give the path"):
         checkpoints.store_of(3)
+    (tmp_path / "notes").write_text("")
+    with pytest.raises(ValueError, match=r"notes' is a file: name a folder"):
+        checkpoints.store_of(tmp_path / "notes")
 
 
 SYSTEM = tj.system(lambda x: 0.5 * x**2, prior=tj.gaussian_prior(1.0), like=0.0)

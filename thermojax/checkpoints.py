@@ -210,11 +210,13 @@ def store_of(checkpoint: Store | None, inputs: PyTree = ()) -> Checkpoint | None
     """A `Checkpoint` as it is, a path as a `Folder`.
 
     Raises:
-        ValueError: neither.
+        ValueError: neither, or the path of a file.
     """
     if checkpoint is None:
         return None
     if isinstance(checkpoint, str | Path):
+        if Path(checkpoint).is_file():
+            raise ValueError(f"checkpoint={str(checkpoint)!r} is a file: name a folder")
         return Folder(checkpoint, inputs)
     if not (hasattr(checkpoint, "load") and hasattr(checkpoint, "save")):
         raise ValueError(
