@@ -162,14 +162,13 @@ def _reference(settings: EinsteinCrystal, sys: System, point: Point, key: Key, r
     hessian = jax.hessian(flat_energy(sys, point, template))(mode.position)
     values, vectors = jnp.linalg.eigh(hessian)
     # a flat direction gets the width of the next stiffest thing that is not flat
-    harmonic = 1 / jnp.maximum(values, 1e-4 * values[-1])
+    thermal = 1 / jnp.maximum(values, 1e-4 * values[-1])
     gaussian = functools.partial(_gaussian, template, vectors, settings.inflation)
-    narrow = gaussian(mode.position, harmonic)
+    narrow = gaussian(mode.position, thermal)
     mean, variance, spent = _spread(settings, sys, point, key_pilot, narrow, vectors)
     sane = jnp.all(jnp.isfinite(mean)) & jnp.all(jnp.isfinite(variance))
     mean = jnp.where(sane, mean, mode.position)
-    fitted = jnp.clip(harmonic, variance, 4 * variance)
-    variance = jnp.where(sane, fitted, harmonic)
+    variance = jnp.where(sane, jnp.clip(thermal, variance, 4 * variance), thermal)
     return mode, hessian, gaussian(mean, variance), spent
 
 
@@ -198,20 +197,20 @@ def _spread(
     ids = jnp.arange(settings.pilot, dtype=jnp.uint32)
     tile, base = tile_for(path, settings.pilot), stream(key, Stream.MOVES)
     half = settings.relax // 2
+    along = lambda walkers: jax.vmap(lambda t: ravel_pytree(t)[0])(walkers.position) @ vectors
 
     def move(k, carry):
         walkers, first, second = carry
         one = lambda a: visit(path, node, a[1], jax.random.fold_in(base, a[0]), k, 1)[0]
         walkers = map_tiles(one, (ids, walkers), tile)
-        place = jax.vmap(lambda t: ravel_pytree(t)[0])(walkers.position) @ vectors
+        place = along(walkers)
         late = k >= half
         first = first + jnp.where(late, jnp.mean(place, axis=0), 0.0)
         second = second + jnp.where(late, jnp.mean((place - start) ** 2, axis=0), 0.0)
         return walkers, first, second
 
     walkers = found.population.walkers
-    place = jax.vmap(lambda t: ravel_pytree(t)[0])(walkers.position) @ vectors
-    start = jnp.mean(place, axis=0)
+    start = jnp.mean(along(walkers), axis=0)
     zero = jnp.zeros_like(start)
     _, first, second = jax.lax.fori_loop(0, settings.relax, move, (walkers, zero, zero))
     count = settings.relax - half
