@@ -125,7 +125,7 @@ def log_partition(
             are never mixed: "total" where the system states a symmetry.
         reference: normalised measure with a sampler from which the path starts
             (`tj.gaussian_prior(3.0, like=theta)`), when the prior is absent or far away;
-            make it wider than the target.
+            make it wider than the target: no flag knows what a narrow one never saw.
         check: test along rays that Z converges (outside jit only; Lebesgue measure only).
         mesh: mesh with an "ensemble" axis over which independent runs are shared out; in
             a list, those of the routes that can.
