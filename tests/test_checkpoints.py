@@ -155,6 +155,20 @@ def test_rounding_is_no_other_computation(tmp_path):
     np.testing.assert_array_equal(again, x + 1)
 
 
+@pytest.mark.parametrize("seed", [1, 20_261_122])
+def test_keys_and_order_tell_computations_apart(tmp_path, seed):
+    """Large seeds are close by size; permuted labels have the same mean."""
+    x = np.random.default_rng(0).normal(size=1000)
+    first = checkpoints.Folder(tmp_path, inputs=jax.random.key(seed))
+    first.load(x)
+    first.save(x)
+    np.testing.assert_array_equal(checkpoints.Folder(tmp_path, jax.random.key(seed)).load(x), x)
+    with pytest.raises(ValueError, match="began in another state"):
+        checkpoints.Folder(tmp_path, inputs=jax.random.key(seed + 1)).load(x)
+    with pytest.raises(ValueError, match="began in another state"):
+        checkpoints.Folder(tmp_path, inputs=jax.random.key(seed)).load(x[::-1])
+
+
 def test_a_folder_is_read_before_it_is_written(tmp_path):
     with pytest.raises(ValueError, match="load comes before save"):
         checkpoints.Folder(tmp_path).save(0)

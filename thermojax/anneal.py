@@ -53,6 +53,7 @@ from thermojax.pilot import (
     lay_out,
     pilot,
     pilot_settings,
+    run_keys,
     tile_for,
     visit,
 )
@@ -237,11 +238,7 @@ def _begin(settings: AIS, path: Path, key: Key, mesh: Any) -> tuple[Pilot, Sched
             start=walkers.energy,
         )
 
-    return scout, plan, each_run(path, run, _keys(settings, key), mesh)
-
-
-def _keys(settings: AIS, key: Key) -> Key:
-    return jax.random.split(stream(key, Stream.SWAP), settings.n_runs)
+    return scout, plan, each_run(path, run, run_keys(key, settings.n_runs), mesh)
 
 
 def _advance(
@@ -250,7 +247,7 @@ def _advance(
     """All runs up to rung `until`."""
     run = lambda path, x, *shared: _ascend(settings, path, *x, *shared)
     shared = (plan, climb.rung[0], until)
-    return each_run(path, run, (_keys(settings, key), climb), mesh, shared)
+    return each_run(path, run, (run_keys(key, settings.n_runs), climb), mesh, shared)
 
 
 def _ascend(

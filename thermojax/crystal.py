@@ -170,7 +170,7 @@ def _reference(settings: EinsteinCrystal, sys: System, point: Point, key: Key, r
     gaussian = functools.partial(_gaussian, template, vectors, settings.inflation)
     narrow = gaussian(mode.position, thermal)
     mean, variance, spent = _spread(settings, sys, point, key_pilot, narrow, vectors)
-    sane = jnp.all(jnp.isfinite(mean)) & jnp.all(jnp.isfinite(variance))
+    sane = jnp.all(jnp.isfinite(mean) & jnp.isfinite(variance) & (variance > 0))
     mean = jnp.where(sane, mean, mode.position)
     variance = jnp.where(sane, jnp.clip(thermal, variance, 4 * variance), thermal)
     return mode, hessian, gaussian(mean, variance), spent

@@ -354,12 +354,12 @@ def run(
     traces = []
     if concrete:
         store = store_of(checkpoint, (kernel, key, point, params))
-        first, stride, seen = int(st.step), every or 0, ()
+        done, stride, seen = 0, every or 0, ()
         if store is not None:
-            seen = _room(plan, kernel, st, n_steps // stride if stride else 0)
+            first, seen = st.step, _room(plan, kernel, st, n_steps // stride if stride else 0)
             st, tally, seen = store.load((st, tally, seen))
+            done = int(st.step - first)
         with reporter(progress, n_steps, "steps") as report:
-            done = int(st.step) - first
             report(done)
             for n_keep, count in _chunks(n_steps - done, every, chunk):
                 st, tally, kept = _advance_jit(

@@ -27,6 +27,7 @@ from thermojax.pilot import (
     lay_out,
     pilot,
     pilot_settings,
+    run_keys,
     tile_for,
     visit,
 )
@@ -119,12 +120,8 @@ def begin(settings: TI, path: Path, key: Key, mesh: Any) -> tuple[Pilot, Schedul
     plan = average(jax.vmap(lambda p: lay_out(p, settings.nodes))(scouts))
     starts = jax.vmap(lambda p: _starts(p, plan))(scouts)
     run = lambda path, x, plan: _place(settings, path, *x, plan)
-    chains = each_run(path, run, (_keys(settings, key), starts), mesh, (plan,))
+    chains = each_run(path, run, (run_keys(key, settings.n_runs), starts), mesh, (plan,))
     return scouts._replace(positions=()), plan, chains
-
-
-def _keys(settings: TI, key: Key) -> Key:
-    return jax.random.split(stream(key, Stream.SWAP), settings.n_runs)
 
 
 def advance(
@@ -133,7 +130,7 @@ def advance(
     """All runs up to draw `until`."""
     run = lambda path, x, *shared: _sample(settings, path, *x, *shared)
     shared = (plan, chains.draw[0], until)
-    return each_run(path, run, (_keys(settings, key), chains), mesh, shared)
+    return each_run(path, run, (run_keys(key, settings.n_runs), chains), mesh, shared)
 
 
 def _starts(found: Pilot, plan: Schedule) -> PyTree:

@@ -26,6 +26,7 @@ from jax.scipy.special import logsumexp
 
 from thermojax import smc as tempering
 from thermojax.adaptation import spread_of
+from thermojax.dynamics.kernel import Stream, stream
 from thermojax.estimators.estimate import Flag
 from thermojax.estimators.pareto import pareto_shape
 from thermojax.smc import SMC, Path, Population
@@ -41,6 +42,7 @@ __all__ = [
     "parameters",
     "pilot",
     "pilot_settings",
+    "run_keys",
     "tile_for",
     "visit",
 ]
@@ -85,6 +87,11 @@ def pilot_settings(settings: Any) -> SMC:
         max_rungs=settings.max_rungs,
         kernel=settings.kernel,
     )
+
+
+def run_keys(key: Key, n_runs: int) -> Key:
+    """[R] keys of the runs that follow the pilots."""
+    return jax.random.split(stream(key, Stream.SWAP), n_runs)
 
 
 def pilot(path: Path, key: Key, keep: int = 0) -> Pilot:

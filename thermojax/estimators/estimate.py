@@ -64,7 +64,8 @@ _TEXT: dict[Flag, tuple[str, str]] = {
         "use more particles (n) or a finer ladder (target closer to 1)",
     ),
     Flag.HEAVY_TAIL: (
-        "the weights are heavy tailed (Pareto k > 0.7): their variance may be infinite",
+        "weights are heavy tailed (Pareto k > 0.7), or energies on the path have no mean: "
+        "the error may be infinite",
         "use a wider reference or a finer ladder",
     ),
     Flag.POOR_OVERLAP: (
